@@ -1,0 +1,1 @@
+"""Outbound AI phone agent: rings people through a carrier and talks with them over ConversationRelay."""
