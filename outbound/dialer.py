@@ -1,0 +1,266 @@
+"""Place one call and follow its fate: through the gate, to the carrier, along the callbacks, to the end."""
+
+import asyncio
+import secrets
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
+
+import structlog
+
+from outbound.calls import Call, CallSid, EndReason, Entry, Failure, Json, Kind, SessionId, Status
+from outbound.policy import Rules, judge
+from outbound.ports import (
+    Carrier,
+    CarrierAnswerLost,
+    CarrierCall,
+    CarrierRefused,
+    CarrierUnavailable,
+    EndedReport,
+    Journal,
+    Links,
+    MachineReport,
+    SessionOutcome,
+    StatusReport,
+    Store,
+)
+
+log = structlog.get_logger(__name__)
+
+ANSWER_LOST = "carrier_answer_lost"
+CARRIER_UNAVAILABLE = "carrier_unavailable"
+GATE = "refused_by_policy"
+
+_CLOCK_SKEW = timedelta(seconds=5)
+"""How far the carrier's clock may be behind ours when a lost call is looked for."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Order:
+    """What a client asks for, checked for its shape. The greeting is ready to be spoken."""
+
+    phone_number: str
+    greeting: str
+    max_duration_s: int
+    variables: Mapping[str, str]
+    metadata: Mapping[str, Json]
+    idempotency_key: str | None = None
+    request_digest: str | None = None
+
+
+class IdempotencyConflict(Exception):
+    """The idempotency key was used before, for something else."""
+
+
+class NotLive(Exception):
+    """The call is over, or has not reached the carrier yet, so that there is nothing to hang up."""
+
+
+class Dialer:
+    """The only way to the carrier's `place`."""
+
+    def __init__(
+        self,
+        *,
+        carrier: Carrier,
+        store: Store,
+        journal: Journal,
+        links: Callable[[SessionId], Links],
+        rules: Rules,
+        carrier_timeout_s: float,
+        hang_up_on_machines: bool,
+        apology: str,
+        clock: Callable[[], datetime],
+    ) -> None:
+        self._carrier = carrier
+        self._store = store
+        self._journal = journal
+        self._links = links
+        self._rules = rules
+        self._carrier_timeout_s = carrier_timeout_s
+        self._hang_up_on_machines = hang_up_on_machines
+        self._apology = apology
+        self._clock = clock
+
+    async def place(self, order: Order) -> Call:
+        """Rings once for this order, however often it comes with the same idempotency key.
+
+        Returns the call, with its `failure` where it was refused or could not be placed. Raises IdempotencyConflict.
+        """
+        call = Call(
+            session_id=SessionId(secrets.token_urlsafe(24)),
+            phone_number=order.phone_number,
+            created_at=self._clock(),
+            greeting=order.greeting,
+            max_duration_s=order.max_duration_s,
+            variables=order.variables,
+            metadata=order.metadata,
+            idempotency_key=order.idempotency_key,
+            request_digest=order.request_digest,
+        )
+        written = await self._store.create(call)
+        if written.session_id != call.session_id:
+            return await self._first_result(written, order)
+        refusal = judge(order.phone_number, self._rules)
+        if refusal is not None:
+            self._note(call.session_id, Kind.REFUSED, rule=refusal.rule, message=refusal.message)
+            return await self._failed(call, Status.REFUSED, Failure(GATE, refusal.message))
+        self._note(call.session_id, Kind.PLACED)
+        return await self._ring(call)
+
+    async def follow(self, session_id: SessionId, report: StatusReport) -> None:
+        """Takes a status callback; late, doubled and reordered ones change nothing. Raises CallNotFound."""
+
+        def step(call: Call) -> Call:
+            if call.call_sid not in (None, report.call_sid) or report.status is None:
+                return call
+            call = call.identified(report.call_sid)
+            return replace(
+                call.follow(report.status, self._clock()),
+                duration_s=report.duration_s if report.duration_s is not None else call.duration_s,
+                answered_by=report.answered_by or call.answered_by,
+            )
+
+        call = await self._store.change(session_id, step)
+        self._note(
+            session_id,
+            Kind.STATUS,
+            reported=report.status,
+            sequence=report.sequence,
+            sip_code=report.sip_code,
+            status=call.status,
+        )
+        await self._journal.flush()
+
+    async def answered(self, session_id: SessionId, call_sid: CallSid) -> Call | None:
+        """Somebody picked up and the carrier asks what to do. None if the call is over or has another `call_sid`.
+
+        Raises CallNotFound.
+        """
+        call = await self._store.change(
+            session_id,
+            lambda call: (
+                call.identified(call_sid).follow(Status.IN_PROGRESS, self._clock())
+                if call.call_sid in (None, call_sid)
+                else call
+            ),
+        )
+        return call if call.call_sid == call_sid and call.status is Status.IN_PROGRESS else None
+
+    async def ended(self, session_id: SessionId, report: EndedReport) -> str:
+        """The relay session is over, and what is returned decides what becomes of the line. Raises CallNotFound."""
+        broken = report.outcome is SessionOutcome.FAILED
+        reason = {
+            SessionOutcome.FAILED: EndReason.RELAY_FAILED,
+            SessionOutcome.COMPLETED: EndReason.CALLEE_HUNG_UP,
+        }.get(report.outcome or SessionOutcome.ENDED)
+        if reason is not None:
+            await self._store.change(session_id, lambda call: call.ended_for(reason))
+        if broken:
+            self._note(session_id, Kind.CARRIER_ERROR, code=report.error_code, description=report.error_message)
+            log.error("relay session failed", carrier_code=report.error_code)
+        return self._carrier.farewell(self._apology if broken and report.call_is_live else None)
+
+    async def machine(self, session_id: SessionId, report: MachineReport) -> None:
+        """Takes the carrier's verdict on who picked up. Raises CallNotFound."""
+        self._note(session_id, Kind.ANSWERED_BY, answered_by=report.answered_by)
+        hang_up = report.is_machine and self._hang_up_on_machines
+
+        def step(call: Call) -> Call:
+            call = replace(call, answered_by=report.answered_by)
+            return call.ended_for(EndReason.MACHINE_ANSWERED) if hang_up else call
+
+        await self._store.change(session_id, step)
+        if hang_up:
+            await self._carrier.hang_up(report.call_sid)
+
+    async def hang_up(self, session_id: SessionId) -> Call:
+        """Ends a ringing or live call. Raises CallNotFound, NotLive, CarrierRefused or CarrierUnavailable."""
+        call = await self._store.get(session_id)
+        if call.call_sid is None or not call.status.is_active:
+            raise NotLive
+        # The reason is written first: the socket closes before the carrier has answered us.
+        ended = await self._store.change(session_id, lambda call: call.ended_for(EndReason.HUNG_UP_BY_API))
+        try:
+            await self._carrier.hang_up(call.call_sid)
+        except (CarrierRefused, CarrierUnavailable, CarrierAnswerLost):
+            await self._store.change(session_id, lambda now: replace(now, end_reason=call.end_reason))
+            raise
+        return ended
+
+    async def settle_leftovers(self) -> None:
+        """Asks the carrier about calls that an earlier process left active, so that none stays live for ever."""
+        for call in await self._store.active():
+            try:
+                found = await self._look_up(call)
+            except (CarrierRefused, CarrierUnavailable, CarrierAnswerLost):
+                log.warning("leftover call could not be looked up", session_id=call.session_id)
+                continue
+            status = found.status if found is not None else Status.FAILED
+            sid = found.call_sid if found is not None else None
+            await self._store.change(
+                call.session_id,
+                lambda call, status=status, sid=sid: (call.identified(sid) if sid else call).follow(  # type: ignore[misc]
+                    status, self._clock()
+                ),
+            )
+            self._note(call.session_id, Kind.STATUS, reported=status, looked_up=True)
+
+    async def _ring(self, call: Call) -> Call:
+        links = self._links(call.session_id)
+        asked_at = self._clock()
+        try:
+            async with asyncio.timeout(self._carrier_timeout_s):
+                try:
+                    call_sid = await self._carrier.place(call, links)
+                except CarrierAnswerLost:
+                    log.warning("carrier's answer to a call was lost, looking the call up")
+                    found = await self._carrier.find(call.phone_number, asked_at - _CLOCK_SKEW, links)
+                    if found is None:
+                        raise
+                    call_sid = found.call_sid
+        except CarrierRefused as refused:
+            failure = Failure(refused.kind, refused.detail, refused.carrier_code)
+            return await self._failed(call, Status.FAILED, failure)
+        except CarrierUnavailable as unavailable:
+            return await self._failed(call, Status.FAILED, Failure(CARRIER_UNAVAILABLE, str(unavailable)))
+        except (CarrierAnswerLost, TimeoutError):
+            detail = "the carrier did not answer in time and its list does not show the call; it may ring yet"
+            return await self._failed(call, Status.UNKNOWN, Failure(ANSWER_LOST, detail))
+        return await self._store.change(
+            call.session_id, lambda call: call.identified(call_sid).follow(Status.INITIATED, self._clock())
+        )
+
+    async def _failed(self, call: Call, status: Status, failure: Failure) -> Call:
+        """Writes down that the call was not placed, unless a callback has shown meanwhile that it was."""
+
+        def step(call: Call) -> Call:
+            return call.failed_with(failure, status, self._clock()) if call.status is Status.QUEUED else call
+
+        changed = await self._store.change(call.session_id, step)
+        self._note(call.session_id, Kind.STATUS, status=changed.status, code=failure.code)
+        await self._journal.flush()
+        return changed
+
+    async def _first_result(self, first: Call, order: Order) -> Call:
+        """What the first request with this idempotency key came to, waiting for it if it is still under way."""
+        if first.request_digest != order.request_digest:
+            raise IdempotencyConflict
+        try:
+            async with asyncio.timeout(self._carrier_timeout_s + 1):
+                while first.status is Status.QUEUED:
+                    await asyncio.sleep(0.05)
+                    first = await self._store.get(first.session_id)
+        except TimeoutError:
+            detail = "the first request with this Idempotency-Key has no result yet"
+            return replace(first, failure=Failure(ANSWER_LOST, detail))
+        return first
+
+    async def _look_up(self, call: Call) -> CarrierCall | None:
+        if call.call_sid is not None:
+            return await self._carrier.fetch(call.call_sid)
+        links = self._links(call.session_id)
+        return await self._carrier.find(call.phone_number, call.created_at - _CLOCK_SKEW, links)
+
+    def _note(self, session_id: SessionId, kind: Kind, **data: Json) -> None:
+        self._journal.write(Entry(session_id, self._clock(), kind, data))

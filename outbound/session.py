@@ -1,0 +1,298 @@
+"""Carry one live call: a reader, a writer, at most one speaker. Plumbing only; `conversation` decides."""
+
+import asyncio
+import time
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import aclosing
+from dataclasses import replace
+from datetime import datetime
+from typing import assert_never
+
+import structlog
+
+from outbound import relay
+from outbound.calls import Call, EndReason, Entry, Kind, SessionId
+from outbound.conversation import (
+    CancelReply,
+    Close,
+    Conversation,
+    DropSpeech,
+    Effect,
+    Limits,
+    Note,
+    Send,
+    StartReply,
+    Talk,
+)
+from outbound.ports import Agent, Journal, Socket, SocketClosed, Store
+
+log = structlog.get_logger(__name__)
+
+SEND_WITHIN_S = 10.0
+"""A peer that does not take a frame for this long is gone."""
+
+
+class Outbox:
+    """What waits to be written. Speech can be taken back until the writer takes it; all else keeps its order."""
+
+    def __init__(self) -> None:
+        self._waiting: deque[relay.Outbound | Close] = deque()
+        self._filled = asyncio.Event()
+        self._cycle_open = False
+
+    def put(self, message: relay.Outbound | Close) -> None:
+        self._waiting.append(message)
+        self._filled.set()
+
+    def drop_speech(self) -> str:
+        """Takes back the speech that was not written and closes the talk cycle the wire has open, if any.
+
+        Returns the text the wire never saw.
+        """
+        dropped = "".join(message.token for message in self._waiting if isinstance(message, relay.Text))
+        self._waiting = deque(message for message in self._waiting if not isinstance(message, relay.Text))
+        if self._cycle_open:
+            self._waiting.appendleft(relay.Text(token="", last=True))
+            self._filled.set()
+        return dropped
+
+    async def take(self) -> relay.Outbound | Close:
+        """The next message, waiting for one if there is none."""
+        while not self._waiting:
+            self._filled.clear()
+            await self._filled.wait()
+        message = self._waiting.popleft()
+        if isinstance(message, relay.Text):
+            self._cycle_open = not message.last
+        return message
+
+
+class FrameBudget:
+    """How many frames a peer may send: so many a second, with a burst of as many again as three seconds bring."""
+
+    def __init__(self, per_second: float, now: float) -> None:
+        self._per_second = per_second
+        self._burst = 3 * per_second
+        self._left = self._burst
+        self._at = now
+
+    def spend(self, now: float) -> bool:
+        """Whether one more frame may be processed at `now`."""
+        self._left = min(self._burst, self._left + (now - self._at) * self._per_second)
+        self._at = now
+        if self._left < 1:
+            return False
+        self._left -= 1
+        return True
+
+
+class LiveCall:
+    """One call whose relay socket is open."""
+
+    def __init__(
+        self,
+        call: Call,
+        *,
+        agent: Agent,
+        journal: Journal,
+        limits: Limits,
+        frames_per_second: float,
+        clock: Callable[[], datetime],
+    ) -> None:
+        self.call = call
+        self.opened_at = clock()
+        self.opted_out = False
+        self.close_code = 1006
+        self._agent = agent
+        self._journal = journal
+        self._clock = clock
+        # The loop's own clock may count whole milliseconds; ours is read for every turn's latency.
+        self._time = time.monotonic
+        self._budget = FrameBudget(frames_per_second, self._time())
+        self._outbox = Outbox()
+        self._conversation = Conversation(
+            greeting=call.greeting,
+            call_sid=call.call_sid,
+            limits=replace(limits, max_duration_s=float(call.max_duration_s)),
+            now=self._time(),
+        )
+        self._tasks = asyncio.TaskGroup()
+        self._speaker: asyncio.Task[None] | None = None
+        self._alarm: asyncio.TimerHandle | None = None
+        self._alarm_at = float("inf")
+
+    @property
+    def turns(self) -> int:
+        return self._conversation.turns
+
+    @property
+    def end_reason(self) -> EndReason | None:
+        """Why the talk ended: what the conversation says, else what the way the socket closed tells."""
+        closed_by = {1000: EndReason.CALLEE_HUNG_UP, 1001: EndReason.SERVER_STOPPED, 1012: EndReason.SERVER_STOPPED}
+        return self._conversation.end_reason or closed_by.get(self.close_code)
+
+    async def run(self, socket: Socket) -> None:
+        """Talks until the socket is closed, by whichever side. Leaves no task behind."""
+        try:
+            async with self._tasks:
+                writer = self._tasks.create_task(self._write(socket), name="relay-writer")
+                self._rouse()
+                self.close_code = await self._read(socket)
+                self._perform(self._conversation.hang_up(self._time()))
+                writer.cancel()
+        finally:
+            if self._alarm is not None:
+                self._alarm.cancel()
+
+    async def _read(self, socket: Socket) -> int:
+        """Hears every frame as it comes: nothing here waits for the agent. Returns the close code."""
+        flooded = False
+        while True:
+            try:
+                frame = await socket.receive()
+            except SocketClosed as closed:
+                return closed.code
+            if self._budget.spend(self._time()):
+                flooded = False
+                self._perform(self._conversation.hear(relay.parse(frame), self._time()))
+                self._rouse()
+                continue
+            if not flooded:
+                flooded = True
+                self._note(Note(Kind.FRAME_IGNORED, {"problem": "too many frames"}))
+            # A frame that waits in the buffer is received without a pause: other calls must get their turn.
+            await asyncio.sleep(0)
+
+    async def _write(self, socket: Socket) -> None:
+        """The only task that writes to the socket."""
+        try:
+            while True:
+                message = await self._outbox.take()
+                async with asyncio.timeout(SEND_WITHIN_S):
+                    if isinstance(message, Close):
+                        await socket.close(message.code, message.reason)
+                    else:
+                        await socket.send(relay.dump(message))
+        except SocketClosed:
+            pass  # The reader learns the same, with the code.
+        except TimeoutError:
+            log.warning("peer takes no frames, socket closed")
+            await socket.close(1011, "send timeout")
+
+    async def _speak(self, start: StartReply) -> None:
+        """Brings the agent's words to the conversation, piece by piece."""
+        talk = Talk(self.call.session_id, self.call.greeting, self.call.variables, start.lines, start.language)
+        try:
+            async with aclosing(self._agent.reply(talk)) as pieces:
+                async for piece in pieces:
+                    self._perform(self._conversation.say(start.turn, piece, self._time()))
+            self._perform(self._conversation.finish(start.turn, self._time()))
+        except Exception as error:
+            # Whatever the agent's libraries raise, the callee hears a sentence and the call goes on.
+            log.warning("reply failed", turn=start.turn, error=type(error).__name__)
+            self._perform(self._conversation.fail(start.turn, type(error).__name__, self._time()))
+        self._rouse()
+
+    def _perform(self, effects: Sequence[Effect]) -> None:
+        for effect in effects:
+            match effect:
+                case Send(message):
+                    self._outbox.put(message)
+                case Note():
+                    self._note(effect)
+                case StartReply():
+                    self._speaker = self._tasks.create_task(self._speak(effect), name=f"speaker-{effect.turn}")
+                case CancelReply():
+                    if self._speaker is not None:
+                        self._speaker.cancel()
+                case DropSpeech():
+                    self._conversation.not_sent(self._outbox.drop_speech())
+                case Close():
+                    self._outbox.put(effect)
+                case _:
+                    assert_never(effect)
+
+    def _note(self, note: Note) -> None:
+        self.opted_out = self.opted_out or note.kind is Kind.OPTED_OUT
+        self._journal.write(Entry(self.call.session_id, self._clock(), note.kind, note.data))
+
+    def _rouse(self) -> None:
+        """Sets the alarm for the conversation's next deadline, if that is sooner than the one that is set.
+
+        Deadlines that have moved on are met with a tick that does nothing, and set anew then.
+        """
+        deadline = self._conversation.deadline()
+        if deadline is None or self._alarm_at <= deadline:
+            return
+        if self._alarm is not None:
+            self._alarm.cancel()
+        self._alarm_at = deadline
+        self._alarm = asyncio.get_running_loop().call_later(deadline - self._time(), self._on_alarm)
+
+    def _on_alarm(self) -> None:
+        self._alarm, self._alarm_at = None, float("inf")
+        self._perform(self._conversation.tick(self._time()))
+        self._rouse()
+
+
+class AlreadyLive(Exception):
+    """The session has a socket already."""
+
+
+class LiveCalls:
+    """The calls whose sockets this process holds."""
+
+    def __init__(
+        self,
+        *,
+        agent: Agent,
+        store: Store,
+        journal: Journal,
+        limits: Limits,
+        frames_per_second: float,
+        clock: Callable[[], datetime],
+    ) -> None:
+        self._agent = agent
+        self._store = store
+        self._journal = journal
+        self._limits = limits
+        self._frames_per_second = frames_per_second
+        self._clock = clock
+        self._live: dict[SessionId, LiveCall] = {}
+
+    @property
+    def by_session(self) -> Mapping[SessionId, LiveCall]:
+        return self._live
+
+    async def carry(self, call: Call, socket: Socket) -> None:
+        """Talks on an accepted socket until it closes, then writes down how the talk ended.
+
+        Raises AlreadyLive if the call has a socket: a call has one writer.
+        """
+        if call.session_id in self._live:
+            raise AlreadyLive
+        live = LiveCall(
+            call,
+            agent=self._agent,
+            journal=self._journal,
+            limits=self._limits,
+            frames_per_second=self._frames_per_second,
+            clock=self._clock,
+        )
+        self._live[call.session_id] = live
+        try:
+            await live.run(socket)
+        finally:
+            del self._live[call.session_id]
+            await asyncio.shield(self._keep(live))
+
+    async def _keep(self, live: LiveCall) -> None:
+        self._journal.write(Entry(live.call.session_id, self._clock(), Kind.RELAY_CLOSED, {"code": live.close_code}))
+
+        def step(call: Call) -> Call:
+            call = replace(call, opted_out=call.opted_out or live.opted_out)
+            return call.ended_for(live.end_reason) if live.end_reason is not None else call
+
+        await self._store.change(live.call.session_id, step)
+        await self._journal.flush()

@@ -1,0 +1,270 @@
+"""Clients knock here: place a call, look at calls, hang up."""
+
+import hashlib
+from collections.abc import Mapping
+from datetime import datetime
+from typing import Annotated, Any, cast
+
+import orjson
+from fastapi import APIRouter, Header, Path, Query, Request
+from fastapi.responses import JSONResponse
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints
+
+from outbound.calls import Call, Entry, Json, Kind, SessionId, Status, disclosed, fill, transcript
+from outbound.dialer import Order
+from outbound.policy import is_e164
+from outbound.web.house import House
+from outbound.web.problems import Problem, of_failure
+from outbound.web.security import Client
+
+router = APIRouter()
+
+
+def _house(request: Request) -> House:
+    return cast(House, request.app.state.house)
+
+
+def _e164(number: str) -> str:
+    if not is_e164(number):
+        raise ValueError("expected an E.164 number: a plus sign, the country code, 7 to 15 digits, as +12025550100")
+    return number
+
+
+PhoneNumber = Annotated[str, AfterValidator(_e164)]
+VariableName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z_][A-Za-z0-9_]{0,63}$")]
+
+
+class InitiateCall(BaseModel):
+    """What to call, and what to say there."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    to: PhoneNumber = Field(description="E.164, as +12025550100")
+    greeting: str | None = Field(
+        default=None, min_length=1, max_length=1000, description="first words; `{name}` takes a value from variables"
+    )
+    variables: dict[VariableName, Annotated[str, Field(max_length=1000)]] = Field(default={}, max_length=50)
+    metadata: dict[str, Any] = Field(default={}, description="yours: kept with the call, never spoken")
+    max_duration_s: int | None = Field(default=None, ge=10, le=14400, description="seconds")
+
+
+class Initiated(BaseModel):
+    """The call that rings now."""
+
+    call_sid: str | None
+    status: str = "initiated"
+    phone_number: str
+    session_id: str
+
+
+class CallError(BaseModel):
+    """Why a call was not placed."""
+
+    model_config = ConfigDict(from_attributes=True)
+
+    code: str
+    detail: str
+    carrier_code: int | None
+
+
+class CallRecord(BaseModel):
+    """One call as it stands."""
+
+    session_id: str
+    call_sid: str | None
+    phone_number: str
+    status: Status
+    started_at: datetime
+    answered_at: datetime | None
+    ended_at: datetime | None
+    duration_s: int | None
+    answered_by: str | None
+    end_reason: str | None
+    opted_out: bool
+    greeting: str
+    variables: Mapping[str, str]
+    metadata: Mapping[str, Any]
+    max_duration_s: int
+    error: CallError | None
+
+
+class ActiveCall(CallRecord):
+    """A call that is queued, ringing or being talked on."""
+
+    turns: int = Field(description="replies so far; 0 until somebody has said something")
+    connected: bool = Field(description="whether this process holds its socket")
+
+
+class ActiveCalls(BaseModel):
+    count: int
+    calls: list[ActiveCall]
+
+
+class CallPage(BaseModel):
+    """Calls, newest first; ask again with `cursor=next_cursor` for older ones."""
+
+    count: int
+    calls: list[CallRecord]
+    next_cursor: str | None
+
+
+class TranscriptLine(BaseModel):
+    """A line of the talk as it was heard. `interrupted`: the callee did not hear the agent's line to its end."""
+
+    model_config = ConfigDict(from_attributes=True)
+
+    role: str
+    text: str
+    at: datetime
+    interrupted: bool
+    keypad: bool
+
+
+class JournalEntry(BaseModel):
+    """What was noted: `kind` says what `data` holds."""
+
+    model_config = ConfigDict(from_attributes=True)
+
+    seq: int
+    at: datetime
+    kind: Kind
+    data: Mapping[str, Any]
+
+
+class TurnLatency(BaseModel):
+    """Milliseconds from the callee's words reaching us to our first and our last word leaving."""
+
+    turn: int
+    outcome: str
+    first_text_ms: float | None
+    total_ms: float
+
+
+class WholeCall(CallRecord):
+    """A call with everything that is known of it."""
+
+    transcript: list[TranscriptLine]
+    turn_latencies: list[TurnLatency]
+    journal: list[JournalEntry]
+
+
+IdempotencyKey = Annotated[
+    str | None,
+    Header(
+        min_length=1,
+        max_length=255,
+        pattern=r"^[\x21-\x7e]+$",
+        description="the same key with the same body is one call, however often it is sent",
+    ),
+]
+SessionInPath = Annotated[str, Path(pattern=r"^[A-Za-z0-9_-]{1,64}$")]
+
+
+@router.post("/call/initiate", response_model=Initiated)
+async def initiate_call(
+    body: InitiateCall, request: Request, client: Client, idempotency_key: IdempotencyKey = None
+) -> Initiated | JSONResponse:
+    """Rings a number."""
+    house = _house(request)
+    await house.gatekeeper.count(client, "initiate")
+    greeting = fill(body.greeting if body.greeting is not None else house.greeting, body.variables)
+    call = await house.dialer.place(
+        Order(
+            phone_number=body.to,
+            greeting=disclosed(greeting, house.disclosure),
+            max_duration_s=body.max_duration_s or house.max_duration_s,
+            variables=body.variables,
+            metadata=cast(Mapping[str, Json], body.metadata),
+            idempotency_key=f"{client}:{idempotency_key}" if idempotency_key is not None else None,
+            request_digest=_digest(body) if idempotency_key is not None else None,
+        )
+    )
+    if call.failure is not None and call.call_sid is None:
+        raise of_failure(call.failure, session_id=call.session_id)
+    return Initiated(call_sid=call.call_sid, phone_number=call.phone_number, session_id=call.session_id)
+
+
+@router.get("/calls/active")
+async def active_calls(request: Request, _: Client) -> ActiveCalls:
+    """Calls that are going on now."""
+    house = _house(request)
+    live = house.live.by_session
+    calls = [
+        ActiveCall(
+            **_record(call),
+            turns=live[call.session_id].turns if call.session_id in live else 0,
+            connected=call.session_id in live,
+        )
+        for call in await house.store.active()
+    ]
+    return ActiveCalls(count=len(calls), calls=calls)
+
+
+@router.get("/calls")
+async def list_calls(
+    request: Request,
+    _: Client,
+    status: Status | None = None,
+    limit: Annotated[int, Query(ge=1, le=200)] = 50,
+    cursor: Annotated[str | None, Query(max_length=200)] = None,
+) -> CallPage:
+    """Calls of the past and present, newest first."""
+    try:
+        page = await _house(request).store.page(status=status, limit=limit, cursor=cursor)
+    except ValueError:
+        raise Problem(422, "invalid_cursor", "cursor: expected the next_cursor of an earlier answer") from None
+    calls = [CallRecord(**_record(call)) for call in page.calls]
+    return CallPage(count=len(calls), calls=calls, next_cursor=page.next_cursor)
+
+
+@router.get("/calls/{session_id}")
+async def one_call(session_id: SessionInPath, request: Request, _: Client) -> WholeCall:
+    """One call whole: its record, what was heard, how fast the answers came, and its journal."""
+    house = _house(request)
+    call = await house.store.get(SessionId(session_id))
+    if call.session_id in house.live.by_session:
+        await house.journal.flush()
+    entries = await house.store.journal(call.session_id)
+    return WholeCall(
+        **_record(call),
+        transcript=[TranscriptLine.model_validate(line) for line in transcript(entries)],
+        turn_latencies=[_latency(entry) for entry in entries if entry.kind is Kind.TURN],
+        journal=[JournalEntry.model_validate(entry) for entry in entries],
+    )
+
+
+@router.post("/calls/{session_id}/hangup")
+async def hang_up(session_id: SessionInPath, request: Request, _: Client) -> CallRecord:
+    """Ends a ringing or live call."""
+    return CallRecord(**_record(await _house(request).dialer.hang_up(SessionId(session_id))))
+
+
+def _digest(body: InitiateCall) -> str:
+    """What makes two requests the same: their content, not the spelling of their JSON."""
+    content = orjson.dumps(body.model_dump(mode="json"), option=orjson.OPT_SORT_KEYS)
+    return hashlib.sha256(content).hexdigest()
+
+
+def _record(call: Call) -> dict[str, Any]:
+    return {
+        "session_id": call.session_id,
+        "call_sid": call.call_sid,
+        "phone_number": call.phone_number,
+        "status": call.status,
+        "started_at": call.created_at,
+        "answered_at": call.answered_at,
+        "ended_at": call.ended_at,
+        "duration_s": call.duration_s,
+        "answered_by": call.answered_by,
+        "end_reason": call.end_reason,
+        "opted_out": call.opted_out,
+        "greeting": call.greeting,
+        "variables": call.variables,
+        "metadata": call.metadata,
+        "max_duration_s": call.max_duration_s,
+        "error": None if call.failure is None else CallError.model_validate(call.failure),
+    }
+
+
+def _latency(entry: Entry) -> TurnLatency:
+    return TurnLatency.model_validate(dict(entry.data))
