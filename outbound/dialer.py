@@ -106,6 +106,7 @@ class Dialer:
             self._note(call.session_id, Kind.REFUSED, rule=refusal.rule, message=refusal.message)
             return await self._failed(call, Status.REFUSED, Failure(GATE, refusal.message))
         self._note(call.session_id, Kind.PLACED)
+        log.info("call is placed", session_id=call.session_id, phone_number=call.phone_number)
         return await self._ring(call)
 
     async def follow(self, session_id: SessionId, report: StatusReport) -> None:
@@ -122,6 +123,7 @@ class Dialer:
             )
 
         call = await self._store.change(session_id, step)
+        log.info("call status", session_id=session_id, reported=report.status, status=call.status)
         self._note(
             session_id,
             Kind.STATUS,
@@ -238,6 +240,7 @@ class Dialer:
             return call.failed_with(failure, status, self._clock()) if call.status is Status.QUEUED else call
 
         changed = await self._store.change(call.session_id, step)
+        log.warning("call was not placed", session_id=call.session_id, code=failure.code, status=changed.status)
         self._note(call.session_id, Kind.STATUS, status=changed.status, code=failure.code)
         await self._journal.flush()
         return changed

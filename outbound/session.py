@@ -281,11 +281,13 @@ class LiveCalls:
             clock=self._clock,
         )
         self._live[call.session_id] = live
+        log.info("talk begins")
         try:
             await live.run(socket)
         finally:
             del self._live[call.session_id]
             await asyncio.shield(self._keep(live))
+            log.info("talk is over", reason=live.end_reason, turns=live.turns, close_code=live.close_code)
 
     async def _keep(self, live: LiveCall) -> None:
         self._journal.write(Entry(live.call.session_id, self._clock(), Kind.RELAY_CLOSED, {"code": live.close_code}))
