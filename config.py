@@ -52,6 +52,10 @@ def _off(value: object) -> object:
     return "" if value == "off" else value
 
 
+def _scripted(value: object) -> object:
+    return "" if value == "scripted" else value
+
+
 type Csv[T] = Annotated[tuple[T, ...], NoDecode, BeforeValidator(_split)]
 type BaseUrl = Annotated[str, AfterValidator(_base_url)]
 
@@ -94,7 +98,7 @@ class Settings(BaseSettings):
     agent_greeting: str = "Hello, this is the AI assistant calling. Do you have a moment?"
     agent_instructions: str = ""
     ai_disclosure: Annotated[str, BeforeValidator(_off)] = "This is an AI assistant calling."
-    llm_model: str = ""
+    llm_model: Annotated[str, BeforeValidator(_scripted)] = ""
     openai_base_url: BaseUrl = ""
     openai_api_key: SecretStr = SecretStr("")
     anthropic_api_key: SecretStr = SecretStr("")

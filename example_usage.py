@@ -45,7 +45,7 @@ def read_arguments() -> argparse.Namespace:
     parser.add_argument("--api-key", default="", help="one of the server's API_KEYS; none is needed on its own machine")
     parser.add_argument("--greeting", help="the agent's first words; {name} takes a value from --variable name=…")
     parser.add_argument("--variable", action="append", default=[], metavar="NAME=VALUE", help="may be given repeatedly")
-    parser.add_argument("--wait", type=float, default=0, metavar="SECONDS", help="how long the server may take to start")
+    parser.add_argument("--wait", type=float, default=0, metavar="SECONDS", help="how long the server may take to come")
     return parser.parse_args()
 
 

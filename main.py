@@ -80,12 +80,9 @@ async def open_house(settings: Settings, stack: AsyncExitStack) -> House:
     )
     agent = agents.build_agent(
         settings.llm_model,
-        instructions=settings.agent_instructions,
+        instructions=settings.agent_instructions or None,
         base_url=settings.openai_base_url or None,
-        api_keys={
-            "openai": settings.openai_api_key.get_secret_value(),
-            "anthropic": settings.anthropic_api_key.get_secret_value(),
-        },
+        api_key=_model_key(settings),
     )
     await agent.warm_up()
     live = LiveCalls(
@@ -145,6 +142,11 @@ async def _open_simulator(settings: Settings, stack: AsyncExitStack) -> tuple[Tw
 def _address_on_this_machine(settings: Settings) -> str:
     host = "127.0.0.1" if settings.host in ("", "0.0.0.0", "::") else settings.host  # noqa: S104 - compared, not bound
     return f"http://{f'[{host}]' if ':' in host else host}:{settings.port}"
+
+
+def _model_key(settings: Settings) -> str | None:
+    key = settings.anthropic_api_key if settings.llm_model.startswith("anthropic:") else settings.openai_api_key
+    return key.get_secret_value() or None
 
 
 def _relay_options(settings: Settings) -> RelayOptions:

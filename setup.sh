@@ -53,7 +53,13 @@ demo() {
     trap 'kill "$SERVER" 2>/dev/null || true' EXIT
     # +12025550106 is the callee who interrupts.
     "$PYTHON" example_usage.py --server "http://127.0.0.1:$port" --api-key "$key" --wait 60 \
-        "${DEMO_NUMBER:-+12025550106}" || status=$?
+        "${DEMO_NUMBER:-+12025550106}" &
+    local client=$!
+    while kill -0 "$client" 2>/dev/null; do
+        kill -0 "$SERVER" 2>/dev/null || kill "$client" 2>/dev/null || true
+        sleep 0.2
+    done
+    wait "$client" || status=$?
     kill -TERM "$SERVER" 2>/dev/null || status=1
     wait "$SERVER" || status=$?
     trap - EXIT

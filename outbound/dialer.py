@@ -81,6 +81,7 @@ class Dialer:
         self._hang_up_on_machines = hang_up_on_machines
         self._apology = apology
         self._clock = clock
+        self._adopting = asyncio.Lock()
 
     async def place(self, order: Order) -> Call:
         """Rings once for this order, however often it comes with the same idempotency key.
@@ -209,26 +210,34 @@ class Dialer:
             self._note(call.session_id, Kind.STATUS, reported=status, looked_up=True)
 
     async def _ring(self, call: Call) -> Call:
-        links = self._links(call.session_id)
-        asked_at = self._clock()
+        give_up_at = asyncio.get_running_loop().time() + self._carrier_timeout_s
         try:
-            async with asyncio.timeout(self._carrier_timeout_s):
-                try:
-                    call_sid = await self._carrier.place(call, links)
-                except CarrierAnswerLost:
-                    log.warning("carrier's answer to a call was lost, looking the call up")
-                    found = await self._carrier.find(call.phone_number, asked_at - _CLOCK_SKEW, links)
-                    if found is None:
-                        raise
-                    call_sid = found.call_sid
+            async with asyncio.timeout_at(give_up_at):
+                call_sid = await self._carrier.place(call, self._links(call.session_id))
         except CarrierRefused as refused:
             failure = Failure(refused.kind, refused.detail, refused.carrier_code)
             return await self._failed(call, Status.FAILED, failure)
         except CarrierUnavailable as unavailable:
             return await self._failed(call, Status.FAILED, Failure(CARRIER_UNAVAILABLE, str(unavailable)))
         except (CarrierAnswerLost, TimeoutError):
-            detail = "the carrier did not answer in time and its list does not show the call; it may ring yet"
-            return await self._failed(call, Status.UNKNOWN, Failure(ANSWER_LOST, detail))
+            return await self._adopt(call, give_up_at)
+        return await self._initiated(call, call_sid)
+
+    async def _adopt(self, call: Call, give_up_at: float) -> Call:
+        """The carrier may have rung: finds the call there instead of asking again. `give_up_at` is in loop time."""
+        log.warning("carrier's answer to a call was lost, looking the call up", session_id=call.session_id)
+        try:
+            # One at a time, so that two lost calls to one number are not both taken for the same call.
+            async with asyncio.timeout_at(give_up_at), self._adopting:
+                found = await self._look_up(await self._store.get(call.session_id))
+                if found is not None:
+                    return await self._initiated(call, found.call_sid)
+        except (CarrierRefused, CarrierUnavailable, CarrierAnswerLost, TimeoutError) as error:
+            log.warning("lost call could not be looked up", session_id=call.session_id, error=type(error).__name__)
+        detail = "the carrier's answer was lost and its list does not show the call; it may ring yet"
+        return await self._failed(call, Status.UNKNOWN, Failure(ANSWER_LOST, detail))
+
+    async def _initiated(self, call: Call, call_sid: CallSid) -> Call:
         return await self._store.change(
             call.session_id, lambda call: call.identified(call_sid).follow(Status.INITIATED, self._clock())
         )
@@ -260,10 +269,14 @@ class Dialer:
         return first
 
     async def _look_up(self, call: Call) -> CarrierCall | None:
+        """The call as the carrier has it: by its id if a callback brought one, else the first that is nobody's yet."""
         if call.call_sid is not None:
             return await self._carrier.fetch(call.call_sid)
-        links = self._links(call.session_id)
-        return await self._carrier.find(call.phone_number, call.created_at - _CLOCK_SKEW, links)
+        listed = await self._carrier.find(call.phone_number, call.created_at - _CLOCK_SKEW)
+        for candidate in reversed(listed):
+            if not await self._store.has_call_sid(candidate.call_sid):
+                return candidate
+        return None
 
     def _note(self, session_id: SessionId, kind: Kind, **data: Json) -> None:
         self._journal.write(Entry(session_id, self._clock(), kind, data))

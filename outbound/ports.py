@@ -27,7 +27,7 @@ class RefusalKind(StrEnum):
 
 
 class CarrierRefused(Exception):
-    """The carrier understood the request and said no; nothing was rung and asking again does not help."""
+    """The carrier understood the request and said no; nothing was rung."""
 
     def __init__(self, kind: RefusalKind, detail: str, carrier_code: int | None = None) -> None:
         super().__init__(detail)
@@ -124,8 +124,8 @@ class Carrier(Protocol):
     async def place(self, call: Call, links: Links) -> CallSid:
         """Rings. Raises CarrierRefused, CarrierUnavailable or CarrierAnswerLost; never retries by itself."""
 
-    async def find(self, phone_number: str, since: datetime, links: Links) -> CarrierCall | None:
-        """Looks for the call to `phone_number` that was created at or after `since`, for an answer that was lost."""
+    async def find(self, phone_number: str, since: datetime) -> Sequence[CarrierCall]:
+        """Our calls to `phone_number` that were created at or after `since`, newest first: for a lost answer."""
 
     async def fetch(self, call_sid: CallSid) -> CarrierCall | None:
         """The call as the carrier knows it now; None if it does not know it."""
@@ -198,6 +198,9 @@ class Store(Protocol):
 
     async def active(self) -> Sequence[Call]:
         """Calls that are queued, initiated, ringing or in progress, newest first."""
+
+    async def has_call_sid(self, call_sid: CallSid) -> bool:
+        """Whether a call of ours has this id of the carrier."""
 
     async def append(self, entries: Iterable[Entry]) -> None:
         """Adds journal entries in one transaction, in this order."""

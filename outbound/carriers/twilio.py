@@ -1,6 +1,6 @@
 """Twilio as a carrier: it rings, finds, hangs up, knows its own webhooks and reads them."""
 
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from types import TracebackType
@@ -148,13 +148,13 @@ class TwilioCarrier:
             }
         return order
 
-    async def find(self, phone_number: str, since: datetime, links: Links) -> CarrierCall | None:
-        """The newest call we placed to `phone_number` at or after `since`; None where Twilio lists none.
+    async def find(self, phone_number: str, since: datetime) -> Sequence[CarrierCall]:
+        """The calls we placed to `phone_number` at or after `since`, newest first.
 
         `since` is by Twilio's clock: allow for a difference before asking.
         One request, for the newest fifty. The list's own date filter is not used: it asks for the day a call started,
-        and a queued call has not started. `links` is of no use here: Twilio does not show the addresses it was given.
-        A call may appear in the list a moment after it was created. Raises CarrierRefused and CarrierUnavailable.
+        and a queued call has not started. A call may appear in the list a moment after it was created.
+        Raises CarrierRefused and CarrierUnavailable.
         """
 
         def ours(page: Iterable[Any]) -> list[CarrierCall]:
@@ -162,7 +162,7 @@ class TwilioCarrier:
 
         listing = self._calls.page_async(to=phone_number, from_=self._account.phone_number, page_size=_LISTED_CALLS)
         recent = [each for each in await self._ask(listing, ours) if each.created_at >= since - _DATE_STEP]
-        return max(recent, key=lambda each: each.created_at, default=None)
+        return sorted(recent, key=lambda each: each.created_at, reverse=True)
 
     def _is_ours(self, listed: Any, phone_number: str) -> bool:
         """Whether a listed call is one we placed: the filters are asked of Twilio, and not taken on trust."""

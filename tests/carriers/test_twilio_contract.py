@@ -34,7 +34,7 @@ SINCE = datetime(2026, 3, 2, 9, 30, 0, 250_000, tzinfo=UTC)
 type Deed = Callable[[TwilioCarrier], Awaitable[object]]
 
 ASKING: dict[str, Deed] = {
-    "find": lambda carrier: carrier.find(CALLEE, SINCE, LINKS),
+    "find": lambda carrier: carrier.find(CALLEE, SINCE),
     "fetch": lambda carrier: carrier.fetch(SID),
     "hang_up": lambda carrier: carrier.hang_up(SID),
     "ping": lambda carrier: carrier.ping(),
@@ -391,7 +391,7 @@ async def test_no_log_line_holds_a_phone_number(
 ) -> None:
     peer.answers(200, listed())
     with caplog.at_level(logging.DEBUG):
-        await carrier.find(CALLEE, SINCE, LINKS)
+        await carrier.find(CALLEE, SINCE)
     assert dict(peer.knocks[0].query)["To"] == CALLEE
     ours = "\n".join(each.getMessage() for each in caplog.records if not each.name.startswith("uvicorn"))
     assert f"GET {peer.base_url}{ACCOUNT_PATH}/Calls.json" in ours
@@ -404,8 +404,8 @@ async def test_no_log_line_holds_a_phone_number(
 
 async def test_a_lost_call_is_looked_for_among_the_newest_to_its_number(peer: Peer, carrier: TwilioCarrier) -> None:
     peer.answers(200, listed(resource(status="ringing")))
-    found = await carrier.find(CALLEE, SINCE, LINKS)
-    assert found == CarrierCall(SID, Status.RINGING, datetime(2026, 3, 2, 9, 30, tzinfo=UTC))
+    found = await carrier.find(CALLEE, SINCE)
+    assert found[0] == CarrierCall(SID, Status.RINGING, datetime(2026, 3, 2, 9, 30, tzinfo=UTC))
     [knock] = peer.knocks
     assert (knock.method, knock.path) == ("GET", f"{ACCOUNT_PATH}/Calls.json")
     assert sorted(knock.query) == [("From", "+15005550006"), ("PageSize", "50"), ("To", "+14155550123")]
@@ -425,31 +425,30 @@ async def test_a_call_that_cannot_be_the_lost_one_is_not_taken_for_it(
     peer: Peer, carrier: TwilioCarrier, other: dict[str, str]
 ) -> None:
     peer.answers(200, listed(resource(**other)))
-    assert await carrier.find(CALLEE, SINCE, LINKS) is None
+    assert await carrier.find(CALLEE, SINCE) == []
 
 
 async def test_the_newest_call_is_the_lost_one(peer: Peer, carrier: TwilioCarrier) -> None:
     dates = {f"CA{seconds}": format_datetime(SINCE + timedelta(seconds=seconds)) for seconds in (2, 9, 5)}
     peer.answers(200, listed(*(resource(sid=sid, date_created=date) for sid, date in dates.items())))
-    found = await carrier.find(CALLEE, SINCE, LINKS)
-    assert found is not None
-    assert found.call_sid == "CA9"
+    found = await carrier.find(CALLEE, SINCE)
+    assert found[0].call_sid == "CA9"
 
 
 async def test_a_call_twilio_has_not_dated_yet_is_a_new_one(peer: Peer, carrier: TwilioCarrier) -> None:
     peer.answers(200, listed(resource(date_created=None)))
-    assert await carrier.find(CALLEE, SINCE, LINKS) == CarrierCall(SID, Status.QUEUED, SINCE)
+    assert await carrier.find(CALLEE, SINCE) == [CarrierCall(SID, Status.QUEUED, SINCE)]
 
 
 async def test_a_call_that_is_over_and_was_never_dated_is_an_old_one(peer: Peer, carrier: TwilioCarrier) -> None:
     peer.answers(200, listed(resource(date_created=None, status="canceled")))
-    assert await carrier.find(CALLEE, SINCE, LINKS) is None
+    assert await carrier.find(CALLEE, SINCE) == []
 
 
 async def test_a_list_that_is_refused_says_why(peer: Peer, carrier: TwilioCarrier) -> None:
     peer.refuses(400, 21211, f"Invalid 'To' Phone Number: {CALLEE}")
     with pytest.raises(CarrierRefused) as refusal:
-        await carrier.find(CALLEE, SINCE, LINKS)
+        await carrier.find(CALLEE, SINCE)
     assert (refusal.value.kind, refusal.value.carrier_code) == (RefusalKind.INVALID_NUMBER, 21211)
     assert CALLEE not in "".join(traceback.format_exception(refusal.value))
 
