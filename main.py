@@ -22,9 +22,9 @@ from outbound.carriers.twiml import RelayOptions
 from outbound.conversation import Limits
 from outbound.dialer import Dialer
 from outbound.policy import Rules
-from outbound.ports import AgentUnavailable
+from outbound.ports import AgentUnavailable, StoreUnavailable
 from outbound.session import LiveCalls
-from outbound.store import Database, DatabaseUnusable, JournalWriter
+from outbound.store import Database, JournalWriter
 from outbound.web.app import create_app
 from outbound.web.health import Readiness
 from outbound.web.hooks import links_for
@@ -53,7 +53,7 @@ def build(settings: Settings) -> FastAPI:
 async def open_house(settings: Settings, stack: AsyncExitStack) -> House:
     """Opens every part, in the order they need each other.
 
-    Raises DatabaseUnusable, AgentUnavailable or ValueError with what the operator has to change.
+    Raises StoreUnavailable, AgentUnavailable or ValueError with what the operator has to change.
     """
     base_url = settings.server_base_url
     account = TwilioAccount(
@@ -224,7 +224,7 @@ def main() -> int:
     try:
         with asyncio.Runner(loop_factory=config.get_loop_factory()) as runner:
             runner.run(_serve(_Server(config), app))
-    except (DatabaseUnusable, AgentUnavailable, ValueError) as error:
+    except (StoreUnavailable, AgentUnavailable, ValueError) as error:
         log.error("cannot start", reason=str(error))
         return 2
     except KeyboardInterrupt:

@@ -178,6 +178,14 @@ class CallNotFound(Exception):
     """No call has this id."""
 
 
+class StoreUnavailable(Exception):
+    """The database cannot be reached or does not do its work; the message is for the operator and holds no secret."""
+
+
+class NotStorable(ValueError):
+    """No database of ours can hold it: NUL or half a surrogate pair in text, a time without zone, NaN in JSON."""
+
+
 class Store(Protocol):
     """Everything that matters, in a database."""
 
