@@ -33,6 +33,8 @@ GATE = "refused_by_policy"
 
 _CLOCK_SKEW = timedelta(seconds=5)
 """How far the carrier's clock may be behind ours when a lost call is looked for."""
+_RINGS_AT_MOST = timedelta(minutes=11)
+"""Ten minutes is the longest ring time a carrier takes, and a call may be late in ending."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -151,7 +153,13 @@ class Dialer:
         return call if call.call_sid == call_sid and call.status is Status.IN_PROGRESS else None
 
     async def ended(self, session_id: SessionId, report: EndedReport) -> str:
-        """The relay session is over, and what is returned decides what becomes of the line. Raises CallNotFound."""
+        """The relay session is over, and what is returned decides what becomes of the line. Raises CallNotFound.
+
+        A report on another call than ours changes nothing.
+        """
+        call = await self._store.get(session_id)
+        if call.call_sid not in (None, report.call_sid):
+            return self._carrier.farewell()
         broken = report.outcome is SessionOutcome.FAILED
         reason = {
             SessionOutcome.FAILED: EndReason.RELAY_FAILED,
@@ -165,7 +173,10 @@ class Dialer:
         return self._carrier.farewell(self._apology if broken and report.call_is_live else None)
 
     async def machine(self, session_id: SessionId, report: MachineReport) -> None:
-        """Takes the carrier's verdict on who picked up. Raises CallNotFound."""
+        """Takes the carrier's verdict on who picked up; on another call than ours, it is nothing. Raises CallNotFound."""
+        call = await self._store.get(session_id)
+        if call.call_sid not in (None, report.call_sid):
+            return
         self._note(session_id, Kind.ANSWERED_BY, answered_by=report.answered_by)
         hang_up = report.is_machine and self._hang_up_on_machines
 
@@ -199,15 +210,18 @@ class Dialer:
             except (CarrierRefused, CarrierUnavailable, CarrierAnswerLost):
                 log.warning("leftover call could not be looked up", session_id=call.session_id)
                 continue
-            status = found.status if found is not None else Status.FAILED
-            sid = found.call_sid if found is not None else None
-            await self._store.change(
-                call.session_id,
-                lambda call, status=status, sid=sid: (call.identified(sid) if sid else call).follow(  # type: ignore[misc]
-                    status, self._clock()
-                ),
-            )
-            self._note(call.session_id, Kind.STATUS, reported=status, looked_up=True)
+            if found is not None:
+                await self._settle(call, found.status, found.call_sid)
+            elif self._clock() - call.created_at > timedelta(seconds=call.max_duration_s) + _RINGS_AT_MOST:
+                # A younger one may be live on another account, such as a second simulated network's on this database.
+                await self._settle(call, Status.UNKNOWN if call.status is Status.QUEUED else Status.FAILED)
+
+    async def _settle(self, call: Call, status: Status, call_sid: CallSid | None = None) -> None:
+        def step(call: Call) -> Call:
+            return (call.identified(call_sid) if call_sid else call).follow(status, self._clock())
+
+        await self._store.change(call.session_id, step)
+        self._note(call.session_id, Kind.STATUS, reported=status, looked_up=True)
 
     async def _ring(self, call: Call) -> Call:
         give_up_at = asyncio.get_running_loop().time() + self._carrier_timeout_s
