@@ -102,6 +102,7 @@ class Settings(BaseSettings):
     openai_base_url: BaseUrl = ""
     openai_api_key: SecretStr = SecretStr("")
     anthropic_api_key: SecretStr = SecretStr("")
+    llm_api_key: SecretStr = SecretStr("")
     llm_first_token_timeout: PositiveFloat = 4.0
     llm_timeout: PositiveFloat = 15.0
 

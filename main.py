@@ -84,6 +84,8 @@ async def open_house(settings: Settings, stack: AsyncExitStack) -> House:
         base_url=settings.openai_base_url or None,
         api_key=_model_key(settings),
     )
+    stack.push_async_callback(agent.aclose)
+    agents.configure(agent)
     await agent.warm_up()
     live = LiveCalls(
         agent=agent,
@@ -145,7 +147,9 @@ def _address_on_this_machine(settings: Settings) -> str:
 
 
 def _model_key(settings: Settings) -> str | None:
-    key = settings.anthropic_api_key if settings.llm_model.startswith("anthropic:") else settings.openai_api_key
+    provider = settings.llm_model.partition(":")[0]
+    own = {"openai": settings.openai_api_key, "anthropic": settings.anthropic_api_key}.get(provider)
+    key = own or settings.llm_api_key or settings.openai_api_key
     return key.get_secret_value() or None
 
 

@@ -173,7 +173,7 @@ class Dialer:
         return self._carrier.farewell(self._apology if broken and report.call_is_live else None)
 
     async def machine(self, session_id: SessionId, report: MachineReport) -> None:
-        """Takes the carrier's verdict on who picked up; on another call than ours, it is nothing. Raises CallNotFound."""
+        """Takes the carrier's verdict on who picked up; one on another call is passed over. Raises CallNotFound."""
         call = await self._store.get(session_id)
         if call.call_sid not in (None, report.call_sid):
             return
@@ -243,7 +243,8 @@ class Dialer:
         try:
             # One at a time, so that two lost calls to one number are not both taken for the same call.
             async with asyncio.timeout_at(give_up_at), self._adopting:
-                found = await self._look_up(await self._store.get(call.session_id))
+                call = await self._store.get(call.session_id)
+                found = None if await self._has_twin(call) else await self._look_up(call)
                 if found is not None:
                     return await self._initiated(call, found.call_sid)
         except (CarrierRefused, CarrierUnavailable, CarrierAnswerLost, TimeoutError) as error:
@@ -281,6 +282,20 @@ class Dialer:
             detail = "the first request with this Idempotency-Key has no result yet"
             return replace(first, failure=Failure(ANSWER_LOST, detail))
         return first
+
+    async def _has_twin(self, call: Call) -> bool:
+        """Whether another call to this number may be the one in the carrier's list.
+
+        The list does not tell our calls apart; the next callback does, by the session id in its address.
+        """
+        if call.call_sid is not None:
+            return False
+        since = call.created_at - 2 * _CLOCK_SKEW
+        lost = await self._store.page(status=Status.UNKNOWN, limit=100, cursor=None)
+        return any(
+            other.phone_number == call.phone_number and other.call_sid is None and other.session_id != call.session_id
+            for other in (*await self._store.active(), *(each for each in lost.calls if each.created_at >= since))
+        )
 
     async def _look_up(self, call: Call) -> CarrierCall | None:
         """The call as the carrier has it: by its id if a callback brought one, else the first that is nobody's yet."""

@@ -161,6 +161,9 @@ class Agent(Protocol):
     async def warm_up(self) -> None:
         """Does now what would make the first reply slow. Raises AgentUnavailable where no reply is possible at all."""
 
+    async def aclose(self) -> None:
+        """Gives back what the agent holds open."""
+
 
 class AgentUnavailable(Exception):
     """The agent cannot work as configured; the message tells the operator what to do."""

@@ -18,6 +18,8 @@ FLOORS: list[set[str]] = [
         "outbound.calls",
         "outbound.heard",
         "outbound.conversation",
+        "outbound.script",
+        "outbound.speakable",
         "outbound.policy",
     },
     {"outbound.ports"},

@@ -1,0 +1,398 @@
+"""The scripted agent: what it understands, what it says, and that it never goes round in circles."""
+
+import re
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from agents import ScriptedAgent
+from outbound.conversation import EndCall, Line, OptOut, Piece, Say, Talk
+from outbound.script import OFFER, meaning, rules, script
+from tests.agents.talks import GREETING, agent, callee, talk, words
+
+ENGLISH = {
+    "opt_out": (
+        "Stop calling me.",
+        "please stop calling",
+        "Don't call me again!",
+        "do not ever call this number... don't call me",
+        "I don't want you to call me anymore",
+        "take me off your list",
+        "Take me off of your calling list please",
+        "remove my number from your database",
+        "Could you delete my number",
+        "unsubscribe",
+        "I want to opt out",
+        "put me on the do not call list",
+        "No more calls, please.",
+        "quit bothering me",
+        "never contact me again",
+        "leave me alone",
+        "lose my number",
+        "I don\u2019t want any more calls",
+        "No stop calling me",
+        "not interested stop calling",
+        "I'm busy, and stop calling me",
+        "Yes, hello, please don't ring me again",
+    ),
+    "robot": (
+        "Are you a robot?",
+        "is this a recording",
+        "am I talking to a real person?",
+        "are you human",
+        "You sound like a machine",
+        "is this an automated call... are you real?",
+        "Is this AI?",
+    ),
+    "screening": (
+        "Hi, if you record your name and reason for calling, I'll see if this person is available.",
+        "The person you're calling is using a screening service. Go ahead and say your name, and why you're calling.",
+        "Please state your name after the tone and we will try to connect you",
+        "May I ask the reason for your call?",
+    ),
+    "machine": (
+        "Please leave a message after the tone.",
+        "Hi, you've reached the Smiths. We can't come to the phone right now.",
+        "at the beep leave your name and number",
+        "The mailbox is full",
+        "Your call has been forwarded to an automatic voice message system. Record your message at the tone.",
+    ),
+    "wrong_number": (
+        "I think you have the wrong number",
+        "Wrong person, sorry",
+        "There's no one here by that name",
+        "She doesn't live here",
+    ),
+    "person": (
+        "Let me speak to a person",
+        "I want to talk to a human being",
+        "Can you connect me to your manager?",
+        "representative",
+    ),
+    "who": (
+        "Who is this?",
+        "who's calling please",
+        "Sorry, what's your name?",
+        "which company?",
+        "Who am I speaking with",
+        "May I ask who is on the phone?",
+    ),
+    "why": (
+        "What is this about?",
+        "Why are you calling me?",
+        "what do you want",
+        "How can I help you?",
+        "What's the call about",
+    ),
+    "go_on": ("Go ahead.", "don't stop", "I'm not busy", "please continue", "tell me more", "don't hang up"),
+    "later": (
+        "Call me later",
+        "I'm busy right now",
+        "I am driving",
+        "can you call back tomorrow",
+        "It's a bad time",
+        "this isn't a good time",
+        "I can't talk",
+        "not now",
+        "I don't have time",
+        "don't call me now",
+    ),
+    "decline": ("I'm not interested", "no thank you", "No, thanks.", "I don't need anything"),
+    "repeat": (
+        "What?",
+        "say that again",
+        "Pardon?",
+        "sorry?",
+        "I didn't catch that",
+        "Can you repeat that",
+        "I can't hear you",
+        "I don't understand",
+    ),
+    "bye": ("Goodbye", "bye bye", "have a nice day", "I have to go", "That's all"),
+    "hold": ("Hold on", "one moment please", "wait a second", "hang on", "Stop."),
+    "how_are_you": ("How are you today?",),
+    "thanks": ("Thank you", "thanks a lot"),
+    "hello": ("Hello?", "hi there", "Good morning", "can you hear me?", "are you still there"),
+    "no": ("No.", "nope", "not really", "Um, no", "of course not", "I don't"),
+    "yes": (
+        "Yes.",
+        "yeah sure",
+        "Okay",
+        "of course",
+        "uh-huh",
+        "well, yes",
+        "...yes",
+        "No problem",
+        "speaking",
+        "That's right",
+    ),
+    "long": ("the weather was fine and " * 10,),
+    "unclear": ("", "...", "purple elephant", "hmm the thing", "mumble mumble"),
+}
+"""Everything here is said in a talk whose language is English."""
+
+SPANISH = {
+    "opt_out": (
+        "No me llame más",
+        "Deje de llamarme",
+        "no vuelvan a llamar",
+        "Quíteme de su lista",
+        "bórrenme de la lista",
+        "elimine mi número",
+        "No quiero recibir más llamadas",
+        "quiero darme de baja",
+        "No, deje de molestarme",
+        "No quiero que me llamen",
+        "No me interesa, no me llamen más",
+    ),
+    "robot": ("¿Es usted un robot?", "¿Hablo con una máquina?", "¿eres una persona?", "¿Es una grabación?"),
+    "screening": ("Por favor diga su nombre y el motivo de su llamada",),
+    "machine": ("Deje su mensaje después del tono", "Este es el buzón de voz", "No podemos atender su llamada"),
+    "wrong_number": ("Número equivocado", "Se ha equivocado", "Aquí no vive nadie así", "no hay nadie con ese nombre"),
+    "person": ("Quiero hablar con una persona", "páseme con su gerente", "Póngame con el encargado"),
+    "who": ("¿Quién es?", "¿Quién habla?", "¿De parte de quién?", "¿de qué empresa?"),
+    "why": ("¿Por qué me llama?", "¿De qué se trata?", "¿Qué quiere?", "¿En qué puedo ayudarle?"),
+    "go_on": ("Dígame", "Adelante", "¿Diga?", "No estoy ocupado", "No cuelgue"),
+    "later": ("Llámeme más tarde", "Estoy ocupada", "Estoy manejando", "No puedo hablar", "no me llame ahora"),
+    "decline": ("No me interesa", "No, gracias", "no quiero nada"),
+    "repeat": ("¿Cómo?", "¿Mande?", "Repita, por favor", "No le entiendo", "Más despacio"),
+    "bye": ("Adiós", "Hasta luego", "Eso es todo", "Que tenga un buen día"),
+    "hold": ("Un momento", "Espere", "deme un segundo"),
+    "how_are_you": ("¿Cómo está?",),
+    "thanks": ("Gracias", "muchas gracias"),
+    "hello": ("Hola", "Buenos días", "¿Aló?", "¿Me escucha?"),
+    "no": ("No.", "para nada", "Claro que no"),
+    "yes": ("Sí", "Claro", "vale", "Bueno, sí", "Soy yo"),
+    "unclear": ("un perro azul",),
+}
+
+NEGATED = (
+    ("opt_out", "please don't stop calling"),
+    ("opt_out", "I did not say stop calling me"),
+    ("opt_out", "I never told you to stop calling"),
+    ("later", "I'm not busy"),
+    ("later", "I am not driving at all"),
+    ("wrong_number", "no it's not the wrong number"),
+    ("person", "I don't want to talk to a person"),
+    ("bye", "don't say goodbye"),
+    ("hold", "I can't wait"),
+    ("machine", "don't leave a message"),
+    ("opt_out", "did you call me yesterday"),
+    ("opt_out", "why do you keep calling"),
+    ("yes", "right now I am cooking"),
+    ("opt_out", "no deje de llamar"),
+    ("opt_out", "no quiero que deje de llamar"),
+    ("hold", "I can't stop"),
+    ("later", "no estoy ocupado"),
+    ("wrong_number", "no es un número equivocado"),
+    ("opt_out", "no me llamo Juan"),
+)
+
+TABLE = [
+    (language, intent, said)
+    for language, table in (("en", ENGLISH), ("es", SPANISH))
+    for intent, sayings in table.items()
+    for said in sayings
+]
+
+
+@pytest.mark.parametrize(("language", "intent", "said"), TABLE)
+def test_a_saying_has_its_meaning(language: str, intent: str, said: str) -> None:
+    assert meaning(said, "es" if language == "es" else "en") == (intent, language)
+
+
+@pytest.mark.parametrize(("intent", "said"), NEGATED)
+def test_a_negated_saying_has_not(intent: str, said: str) -> None:
+    assert meaning(said, "en")[0] != intent
+
+
+def test_every_rule_has_sentences_in_both_languages() -> None:
+    for rule in rules().values():
+        assert rule.marks <= {"ends", "opts-out", "in-a-row"}
+        assert len(rule.says["en"]) == len(rule.says["es"]) > 0
+        assert rule.then or len(rule.says["en"]) > 1, f"{rule.intent} would say the same again"
+
+
+@pytest.mark.parametrize("said", [said for _, intent, said in TABLE if intent == "opt_out"])
+def test_whoever_opts_out_is_told_so_and_the_call_ends(said: str) -> None:
+    pieces = list(script(talk(said)))
+    assert pieces[-2:] == [OptOut(), EndCall()]
+    assert re.search("not be called again|No le volveremos a llamar", words(pieces))
+
+
+@pytest.mark.parametrize(
+    "said",
+    ["wrong number", "I'm driving", "goodbye", "not interested", "please leave a message after the tone", "adiós"],
+)
+def test_a_call_that_is_over_ends_with_words_and_no_opt_out(said: str) -> None:
+    pieces = list(script(talk(said)))
+    assert pieces[-1] == EndCall()
+    assert OptOut() not in pieces
+    assert words(pieces)
+
+
+def test_it_says_who_it_is_and_why_it_calls() -> None:
+    assert words(list(script(talk("who is this?")))) == (
+        "This is Ana, an AI assistant calling from Acme. I am calling about your appointment on Monday."
+    )
+
+
+def test_it_says_so_in_spanish_to_whoever_speaks_spanish() -> None:
+    reply = words(
+        list(script(talk("¿Quién habla?", variables={"company": "Acme", "purpose": "para confirmar su cita"})))
+    )
+    assert reply == "Le habla un asistente de inteligencia artificial de Acme. Le llamo para confirmar su cita."
+
+
+def test_it_stays_in_the_language_it_spoke_last() -> None:
+    assert "entendí" in words(list(script(talk(agent("Hola. Le habla Ana."), "brrr", language="en-US"))))
+    assert "quite get" in words(list(script(talk("brrr", language="en-US"))))
+    assert "entendí" in words(list(script(talk("brrr", language="es-MX"))))
+
+
+def test_without_variables_it_still_knows_what_it_is() -> None:
+    assert words(list(script(talk("are you a robot?", variables={})))).startswith("Yes, I am an AI assistant")
+
+
+def test_values_are_spoken_without_markup_and_braces_are_harmless() -> None:
+    about = {"company": "<b>Smith & Sons</b>", "purpose": "{reason} {0}", "agent_name": "Ana."}
+    reply = words(list(script(talk("who is this?", variables=about))))
+    assert reply == "This is Ana, an AI assistant calling from Smith and Sons. I am calling about {reason} {0}."
+
+
+def test_it_repeats_what_it_said_last() -> None:
+    assert words(list(script(talk("what?")))) == f"I said: {GREETING}"
+
+
+def test_asked_to_repeat_again_and_again_it_offers_a_person_and_then_ends() -> None:
+    said = converse(*["what?"] * 4)
+    assert said[1] == f"Once more: {GREETING}"
+    assert OFFER["en"] in said[2]
+    assert said[3].endswith("Goodbye.")
+
+
+def test_digits_are_read_back_one_by_one() -> None:
+    assert words(list(script(talk(callee("12#", keypad=True))))) == "Thank you, I got 1, 2, pound."
+
+
+def test_three_unclear_answers_lead_to_an_offer_and_a_fourth_to_the_end() -> None:
+    said = converse("brrr", "grmbl", "zzz", "hrmpf", "brrr")
+    assert len(set(said)) == len(said) == 4
+    assert OFFER["en"] in said[2]
+    assert said[3].endswith("Goodbye.")
+
+
+def test_the_offer_of_a_person_can_be_taken_and_refused() -> None:
+    offered = talk(agent(f"I am sorry, I have trouble understanding you. {OFFER['en']}"), "yes").lines
+    assert "I have noted" in words(list(script(talk(*offered))))
+    assert list(script(talk(*offered[:-1], "no")))[-1] == EndCall()
+
+
+def test_it_does_not_ask_again_what_was_answered() -> None:
+    said = converse("yes", "yes", "yes")
+    assert said == [
+        "Great, thank you. I am calling about your appointment on Monday. Would you like to ask me anything?",
+        "Good, I have noted that. Anything more?",
+        "That is all I needed. Thank you, and have a good day. Goodbye.",
+    ]
+
+
+def test_a_no_to_its_open_question_ends_the_call() -> None:
+    assert converse("yes", "no", "yes") == [
+        "Great, thank you. I am calling about your appointment on Monday. Would you like to ask me anything?",
+        "Thank you for your time. Have a good day. Goodbye.",
+    ]
+
+
+def test_it_leaves_out_what_it_has_just_said() -> None:
+    assert converse("who is this?", "yes")[1] == "Great, thank you. Would you like to ask me anything?"
+
+
+def test_it_picks_up_where_it_was_cut_off() -> None:
+    cut = agent("Great, thank you. I am calling", interrupted=True)
+    assert words(list(script(talk(cut, "yes?")))) == "As I was saying: I am calling about your appointment on Monday."
+
+
+def test_what_was_cut_off_may_be_said_again() -> None:
+    cut = agent("This is Ana, an", interrupted=True)
+    assert words(list(script(talk(cut, "who is this?")))).startswith("This is Ana, an AI assistant calling from Acme.")
+
+
+def test_a_screening_service_hears_name_and_purpose_once() -> None:
+    said = converse("state your name and why you are calling", "state your name and why you are calling")
+    assert said[0] == (
+        "This is Ana, an AI assistant calling from Acme. I am calling about your appointment on Monday. Thank you."
+    )
+    assert "appointment" not in said[1]
+
+
+def test_it_speaks_in_groups_of_words() -> None:
+    pieces = [piece for piece in script(talk("who is this?")) if isinstance(piece, Say)]
+    assert len(pieces) > 2
+    assert all(1 <= len(piece.text.split()) <= 5 for piece in pieces)
+
+
+def test_a_talk_without_lines_gets_an_answer() -> None:
+    assert words(list(script(Talk(talk().session_id, greeting=""))))
+
+
+async def test_the_graph_streams_what_the_script_says() -> None:
+    given_talk = talk("stop calling me")
+    assert [piece async for piece in ScriptedAgent().reply(given_talk)] == list(script(given_talk))
+
+
+async def test_a_reply_can_be_closed_at_any_piece() -> None:
+    reply = ScriptedAgent().reply(talk("who is this?"))
+    assert isinstance(await anext(reply), Say)
+    await reply.aclose()
+
+
+def test_a_long_talk_takes_no_longer_than_its_length() -> None:
+    lines = [line for i in range(2000) for line in (callee(f"yes {i}"), agent(f"Sentence {i}."))]
+    assert words(list(script(talk(*lines, "what?")))) == "I said: Sentence 1999."
+
+
+def converse(*sayings: str) -> list[str]:
+    """The agent's replies to these sayings, until it ends the call."""
+    lines: list[Line] = [agent(GREETING)]
+    replies: list[str] = []
+    for saying in sayings:
+        lines.append(callee(saying))
+        pieces = list(script(talk(*lines)))
+        replies.append(words(pieces))
+        lines.append(agent(replies[-1]))
+        if EndCall() in pieces:
+            break
+    return replies
+
+
+SAYINGS = st.one_of(st.sampled_from([said for _, _, said in TABLE]), st.text(max_size=40))
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    st.lists(st.tuples(SAYINGS, st.booleans(), st.sampled_from([1.0, 1.0, 0.5])), min_size=1, max_size=15),
+    st.sampled_from(["en-US", "es", "de-DE"]),
+    st.sampled_from([None, {}]),
+)
+def test_it_never_says_the_same_twice_in_a_row_and_never_falls_silent(
+    sayings: list[tuple[str, bool, float]], language: str, variables: dict[str, str] | None
+) -> None:
+    lines: list[Line] = [agent(GREETING)]
+    for saying, keypad, heard in sayings:
+        lines.append(callee(saying, keypad=keypad and saying.isdigit()))
+        pieces: list[Piece] = list(script(talk(*lines, language=language, variables=variables)))
+        said, before = words(pieces), lines[-2]
+        assert said.strip(), "fell silent"
+        if not before.interrupted:
+            assert said != before.text
+            if not said.startswith(("I said:", "Once more:", "Le decía:", "Una vez más:")):
+                assert not sentences(said) & sentences(before.text)
+        if EndCall() in pieces:
+            return
+        lines.append(agent(said[: int(len(said) * heard)], interrupted=heard < 1))
+
+
+def sentences(text: str) -> set[str]:
+    return {sentence.strip() for sentence in re.findall(r"[^.?!]+[.?!]+", text)}
