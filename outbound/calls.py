@@ -239,7 +239,7 @@ _SAYS_AI = re.compile(
     re.I,
 )
 """Abbreviations count in capitals only: `j'ai`, `ai clienti` and the name Ai are something else."""
-_DENIES = re.compile(r"(\bnot|n['’]t|\bno|\bnever|\bnunca|\bnon|\bnicht|\bkein\w*)\s[^.!?¡¿,;:]*$", re.I)
+_DENIES = re.compile(r"(\bnot|n['\u2019]t|\bno|\bnever|\bnunca|\bnon|\bnicht|\bkein\w*)\s[^.!?¡¿,;:]*$", re.I)
 """Stands before it in the same clause: a doubtful greeting is led by the disclosure once too often, not too rarely."""
 
 

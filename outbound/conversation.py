@@ -396,8 +396,7 @@ class Conversation:
                 reply.bridged = True
                 self._utter(_speakable(text), preemptible=True)
             case PressKeys(digits):
-                reply.acted = True
-                self._press(digits)
+                self._press(reply, digits)
             case OptOut():
                 reply.ends = EndReason.OPTED_OUT
                 self._note(Kind.OPTED_OUT, turn=turn)
@@ -503,7 +502,6 @@ class Conversation:
 
     def _on_max_duration(self) -> None:
         reply = self._stop_reply("max_duration")
-        self._answer_due = None
         self._utter(self._phrases.time_up)
         self._begin_ending(EndReason.OPTED_OUT if _opted_out(reply) else EndReason.MAX_DURATION, final=True)
 
@@ -551,7 +549,9 @@ class Conversation:
     # What the carrier's messages mean.
 
     def _introduced(self, setup: Setup) -> None:
-        if self._call_sid is not None and setup.call_sid != self._call_sid:
+        if self._phase is _Phase.OVER:
+            self._note(Kind.FRAME_IGNORED, problem="setup after the end")
+        elif self._call_sid is not None and setup.call_sid != self._call_sid:
             self._phase = _Phase.OVER
             self._stop_reply("refused")
             self._note(Kind.FRAME_IGNORED, problem="setup of another call")
@@ -617,7 +617,7 @@ class Conversation:
         self._callee_speaking_since = None
         if prompt.lang:
             self._language = prompt.lang
-        self._settled(self._playback.assume_heard())
+        self._write_down(self._playback.assume_heard(self._now))  # A goodbye assumed to be heard still gets its time.
         self._lines.append(Line("callee", text[: self._limits.prompt_characters]))
         self._note(Kind.CALLEE_SAID, line=len(self._lines), text=text, lang=prompt.lang)
         self._answer()
@@ -686,9 +686,10 @@ class Conversation:
             self._effects.append(CancelReply())
             self._complete(reply)
 
-    def _press(self, digits: str) -> None:
+    def _press(self, reply: _Reply, digits: str) -> None:
         tones = "".join(key for key in digits if key in "0123456789*#w")
         if tones:
+            reply.acted = True
             self._note(Kind.DIGITS_SENT, digits=tones)
             self._playback.press(tones)
             self._effects.append(Send(SendDigits(digits=tones)))
@@ -788,6 +789,11 @@ class Conversation:
         self._settled(self._playback.close(utterance))
 
     def _settled(self, utterances: list[Utterance]) -> None:
+        self._write_down(utterances)
+        if utterances and self._ending is not None and not self._ending.held and not self._playback.pending:
+            self._end()
+
+    def _write_down(self, utterances: list[Utterance]) -> None:
         for utterance in utterances:
             self._lines[utterance.line - 1] = _as_line(utterance)
             self._note(
@@ -796,8 +802,6 @@ class Conversation:
                 text=utterance.heard,
                 interrupted=utterance.cut,
             )
-        if utterances and self._ending is not None and not self._ending.held and not self._playback.pending:
-            self._end()
 
     # Endings.
 

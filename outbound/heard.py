@@ -115,8 +115,6 @@ class Playback:
             elif text and utterance.sent.endswith(text):
                 utterance.sent = utterance.sent[: -len(text)]
                 text = ""
-        if self.speaking:
-            return self._settle([u for u in self._pending if u.closed and not u.sent])
         return self._settle([u for u in self._pending if u.fully_played])
 
     def close(self, utterance: Utterance) -> list[Utterance]:
@@ -179,16 +177,23 @@ class Playback:
         self._keys.clear()
         return self._close_all()
 
-    def assume_heard(self) -> list[Utterance]:
+    def assume_heard(self, now: float) -> list[Utterance]:
         """The callee answered with no interruption reported.
 
-        A carrier that reports nothing of its speech sends no prompt before it has finished: what is closed was heard.
+        A carrier that reports nothing of its speech sends no prompt before it has finished: what is closed was heard,
+        unless even a voice of twice the ordinary pace could not have spoken it yet, as with a `hello?` that crosses
+        our greeting.
         """
-        if self._reports_speaking or self._reports_played:
+        if self._reports_speaking or self._reports_played or not self._pending:
             return []
-        done = [u for u in self._pending if u.closed]
-        for utterance in done:
+        spoken = (now - self._pending[0].audible_since(now)) * CHARACTERS_PER_SECOND * 2
+        done: list[Utterance] = []
+        for utterance in self._pending:
+            spoken -= len(utterance.sent)
+            if spoken < 0 or not utterance.closed:
+                break
             utterance.heard_to = len(utterance.sent)
+            done.append(utterance)
         return self._settle(done)
 
     def hung_up(self, now: float) -> list[Utterance]:
@@ -262,6 +267,8 @@ class Playback:
     def _settle(self, utterances: list[Utterance]) -> list[Utterance]:
         for utterance in utterances:
             utterance.settled = True
+            if utterance.fully_played and utterance.heard_to > 0:
+                utterance.heard_to = len(utterance.sent)
         self._pending = [u for u in self._pending if not u.settled]
         if not self._pending:
             self._done_at = float("-inf")

@@ -9,6 +9,9 @@ from structlog.typing import EventDict, Processor, WrappedLogger
 PERSONAL_KEYS = frozenset({"phone_number", "to", "from_number", "text", "digits", "name", "fragment", "description"})
 """The only keys that may hold a number, a name or something said. Messages are static and hold none."""
 
+OURS = ("outbound", "agents", "main", "__main__")
+"""The loggers whose words are chosen here; `level` is theirs."""
+
 
 def _mask(_: WrappedLogger, __: str, event: EventDict) -> EventDict:
     for key in PERSONAL_KEYS & event.keys():
@@ -39,7 +42,8 @@ def configure(*, level: str, show_personal: bool) -> None:
     )
     in_terminal = sys.stderr.isatty()
     last: list[Processor] = (
-        [structlog.dev.ConsoleRenderer()]
+        # Plain tracebacks: the pretty ones show local variables, and those hold numbers and keys.
+        [structlog.dev.ConsoleRenderer(exception_formatter=structlog.dev.plain_traceback)]
         if in_terminal
         else [structlog.processors.format_exc_info, structlog.processors.JSONRenderer()]
     )
@@ -52,7 +56,7 @@ def configure(*, level: str, show_personal: bool) -> None:
     )
     root = logging.getLogger()
     root.handlers = [handler]
-    root.setLevel(level.upper())
-    # These write addresses into their messages, and an address can hold a number; or they tell what nobody asked.
-    for name in ("httpx", "httpcore", "httpx2", "httpcore2", "twilio", "openai", "websockets", "uvicorn", "alembic"):
-        logging.getLogger(name).setLevel(logging.WARNING)
+    # What others tell below a warning holds addresses, queries and their parameters: numbers, and what was said.
+    root.setLevel(max(logging.WARNING, logging.getLevelNamesMapping()[level.upper()]))
+    for name in OURS:
+        logging.getLogger(name).setLevel(level.upper())

@@ -4,7 +4,7 @@ import asyncio
 import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 from dataclasses import replace
 from datetime import datetime
 from typing import assert_never
@@ -118,6 +118,7 @@ class LiveCall:
             now=self._time(),
         )
         self._tasks = asyncio.TaskGroup()
+        self._listening = asyncio.timeout(None)
         self._speaker: asyncio.Task[None] | None = None
         self._alarm: asyncio.TimerHandle | None = None
         self._alarm_at = float("inf")
@@ -138,7 +139,9 @@ class LiveCall:
             async with self._tasks:
                 writer = self._tasks.create_task(self._write(socket), name="relay-writer")
                 self._rouse()
-                self.close_code = await self._read(socket)
+                with suppress(TimeoutError):  # The writer has given the peer up.
+                    async with self._listening:
+                        self.close_code = await self._read(socket)
                 self._perform(self._conversation.hang_up(self._time()))
                 writer.cancel()
         finally:
@@ -177,8 +180,9 @@ class LiveCall:
         except SocketClosed:
             pass  # The reader learns the same, with the code.
         except TimeoutError:
-            log.warning("peer takes no frames, socket closed")
-            await socket.close(1011, "send timeout")
+            # A close frame would wait behind the others, and a peer that does not read may never send one.
+            log.warning("peer takes no frames, given up")
+            self._listening.reschedule(asyncio.get_running_loop().time())
 
     async def _speak(self, start: StartReply) -> None:
         """Brings the agent's words to the conversation, piece by piece."""

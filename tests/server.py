@@ -68,17 +68,18 @@ async def serve(settings: Settings, listener: socket.socket) -> AsyncIterator[No
         timeout_graceful_shutdown=2,
     )
     server = _Quiet(config)
-    async with asyncio.TaskGroup() as tasks:
-        serving = tasks.create_task(server.serve(sockets=[listener]), name="server")
-        started = tasks.create_task(server.has_started.wait(), name="server-started")
+    # No task group: what fails inside must reach the test as it is, not as part of an exception group.
+    serving = asyncio.create_task(server.serve(sockets=[listener]), name="server")
+    started = asyncio.create_task(server.has_started.wait(), name="server-started")
+    try:
         await asyncio.wait({serving, started}, return_when=asyncio.FIRST_COMPLETED)
-        started.cancel()
         if serving.done():
             raise RuntimeError("the server did not start; its log says why")
-        try:
-            yield
-        finally:
-            server.should_exit = True
+        yield
+    finally:
+        started.cancel()
+        server.should_exit = True
+        await serving
 
 
 class _Quiet(uvicorn.Server):
@@ -98,6 +99,37 @@ class _Quiet(uvicorn.Server):
 
 
 @asynccontextmanager
+async def hosted(
+    tmp_path: Path, api_base_url: str, *, send_buffer_bytes: int | None = None, **overrides: Any
+) -> AsyncIterator[httpx.AsyncClient]:
+    """The product alone, our account's carrier being at `api_base_url`; yields a client of its API.
+
+    `send_buffer_bytes` is how much the operating system takes off its hands for a peer that does not read.
+    """
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        if send_buffer_bytes is not None:
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, send_buffer_bytes)
+        base_url = f"http://127.0.0.1:{listener.getsockname()[1]}"
+        settings = settings_for(
+            tmp_path / "calls.db",
+            **{
+                "carrier": "twilio",
+                "twilio_account_sid": ACCOUNT_SID,
+                "twilio_auth_token": AUTH_TOKEN,
+                "twilio_phone_number": OWN_NUMBER,
+                "twilio_api_base_url": api_base_url,
+                "server_base_url": base_url,
+                **overrides,
+            },
+        )
+        async with (
+            serve(settings, listener),
+            httpx.AsyncClient(base_url=base_url, trust_env=False, timeout=30) as client,
+        ):
+            yield client
+
+
+@asynccontextmanager
 async def running(
     tmp_path: Path,
     *,
@@ -108,23 +140,5 @@ async def running(
     """The product and its network, live. `overrides` are settings by their field names."""
     network = Network(account_sid=ACCOUNT_SID, auth_token=AUTH_TOKEN, numbers=(OWN_NUMBER,), speed=speed)
     network.callees.update(callees or {})
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        base_url = f"http://127.0.0.1:{listener.getsockname()[1]}"
-        async with network.serve() as api_base_url:
-            settings = settings_for(
-                tmp_path / "calls.db",
-                **{
-                    "carrier": "twilio",
-                    "twilio_account_sid": ACCOUNT_SID,
-                    "twilio_auth_token": AUTH_TOKEN,
-                    "twilio_phone_number": OWN_NUMBER,
-                    "twilio_api_base_url": api_base_url,
-                    "server_base_url": base_url,
-                    **overrides,
-                },
-            )
-            async with (
-                serve(settings, listener),
-                httpx.AsyncClient(base_url=base_url, trust_env=False, timeout=30) as client,
-            ):
-                yield Running(client, network, base_url)
+    async with network.serve() as api_base_url, hosted(tmp_path, api_base_url, **overrides) as client:
+        yield Running(client, network, str(client.base_url).rstrip("/"))

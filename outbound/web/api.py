@@ -1,6 +1,8 @@
 """Clients knock here: place a call, look at calls, hang up."""
 
 import hashlib
+import math
+import re
 from collections.abc import Mapping
 from datetime import datetime
 from typing import Annotated, Any, cast
@@ -14,10 +16,15 @@ from outbound.calls import Call, Entry, Json, Kind, SessionId, Status, disclosed
 from outbound.dialer import Order
 from outbound.policy import is_e164
 from outbound.web.house import House
-from outbound.web.problems import Problem, of_failure
+from outbound.web.problems import Problem, documented, of_failure
 from outbound.web.security import Client
 
-router = APIRouter()
+router = APIRouter(responses=documented(401, 413, 500))
+
+METADATA_DEPTH = 20
+"""How deep lists and objects may stand in each other: JSON itself knows no limit, what reads it later does."""
+_NOT_TEXT = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
+"""What XML, and with it TwiML, cannot hold: https://www.w3.org/TR/xml/#charsets. Half surrogates are among it."""
 
 
 def _house(request: Request) -> House:
@@ -30,7 +37,37 @@ def _e164(number: str) -> str:
     return number
 
 
+def _text(text: str) -> str:
+    if _NOT_TEXT.search(text):
+        raise ValueError("expected text without control characters and half surrogates")
+    return text
+
+
+def _plain(value: Any, depth: int = 0) -> Any:
+    """Metadata that every database can hold and every client can read. Python reads more than JSON can say."""
+    match value:
+        case str():
+            _text(value)
+        case int() if not -(2**63) <= value < 2**63:
+            raise ValueError("expected whole numbers of at most 64 bits")
+        case float() if not math.isfinite(value):
+            raise ValueError("expected finite numbers")
+        case dict() | list() if depth >= METADATA_DEPTH:
+            raise ValueError(f"expected at most {METADATA_DEPTH} levels")
+        case dict():
+            for name, inner in value.items():
+                _text(name)
+                _plain(inner, depth + 1)
+        case list():
+            for inner in value:
+                _plain(inner, depth + 1)
+        case _:
+            pass
+    return value
+
+
 PhoneNumber = Annotated[str, AfterValidator(_e164)]
+Text = Annotated[str, AfterValidator(_text)]
 VariableName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z_][A-Za-z0-9_]{0,63}$")]
 
 
@@ -39,12 +76,16 @@ class InitiateCall(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    to: PhoneNumber = Field(description="E.164, as +12025550100")
-    greeting: str | None = Field(
+    to: PhoneNumber = Field(
+        description="E.164, as +12025550100", json_schema_extra={"pattern": r"^\+[1-9][0-9]{6,14}$"}
+    )
+    greeting: Text | None = Field(
         default=None, min_length=1, max_length=1000, description="first words; `{name}` takes a value from variables"
     )
-    variables: dict[VariableName, Annotated[str, Field(max_length=1000)]] = Field(default={}, max_length=50)
-    metadata: dict[str, Any] = Field(default={}, description="yours: kept with the call, never spoken")
+    variables: dict[VariableName, Annotated[Text, Field(max_length=1000)]] = Field(default={}, max_length=50)
+    metadata: Annotated[dict[str, Any], AfterValidator(_plain)] = Field(
+        default={}, description="yours: kept with the call, never spoken"
+    )
     max_duration_s: int | None = Field(default=None, ge=10, le=14400, description="seconds")
 
 
@@ -160,7 +201,7 @@ IdempotencyKey = Annotated[
 SessionInPath = Annotated[str, Path(pattern=r"^[A-Za-z0-9_-]{1,64}$")]
 
 
-@router.post("/call/initiate", response_model=Initiated)
+@router.post("/call/initiate", response_model=Initiated, responses=documented(400, 403, 409, 422, 429, 502, 504))
 async def initiate_call(
     body: InitiateCall, request: Request, client: Client, idempotency_key: IdempotencyKey = None
 ) -> Initiated | JSONResponse:
@@ -200,7 +241,7 @@ async def active_calls(request: Request, _: Client) -> ActiveCalls:
     return ActiveCalls(count=len(calls), calls=calls)
 
 
-@router.get("/calls")
+@router.get("/calls", responses=documented(422))
 async def list_calls(
     request: Request,
     _: Client,
@@ -217,7 +258,7 @@ async def list_calls(
     return CallPage(count=len(calls), calls=calls, next_cursor=page.next_cursor)
 
 
-@router.get("/calls/{session_id}")
+@router.get("/calls/{session_id}", responses=documented(404, 422))
 async def one_call(session_id: SessionInPath, request: Request, _: Client) -> WholeCall:
     """One call whole: its record, what was heard, how fast the answers came, and its journal."""
     house = _house(request)
@@ -233,7 +274,7 @@ async def one_call(session_id: SessionInPath, request: Request, _: Client) -> Wh
     )
 
 
-@router.post("/calls/{session_id}/hangup")
+@router.post("/calls/{session_id}/hangup", responses=documented(400, 403, 404, 409, 422, 429, 502, 504))
 async def hang_up(session_id: SessionInPath, request: Request, _: Client) -> CallRecord:
     """Ends a ringing or live call."""
     return CallRecord(**_record(await _house(request).dialer.hang_up(SessionId(session_id))))

@@ -20,6 +20,8 @@ def create_app(lifespan: Callable[[FastAPI], AbstractAsyncContextManager[None]])
         # The usual documentation pages load their scripts from elsewhere; the schema itself is at /openapi.json.
         docs_url=None,
         redoc_url=None,
+        # A redirect would name the host that the request named.
+        redirect_slashes=False,
     )
     app.add_middleware(BodyLimit)
     app.include_router(health.router, tags=["health"])

@@ -7,12 +7,21 @@ from typing import Any
 import structlog
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
+from pydantic import BaseModel, Field
 from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse, Response
 
 from outbound.calls import Failure, UnknownVariableError
 from outbound.dialer import ANSWER_LOST, CARRIER_UNAVAILABLE, GATE, IdempotencyConflict, NotLive
-from outbound.ports import CallNotFound, CarrierAnswerLost, CarrierRefused, CarrierUnavailable, RefusalKind
+from outbound.ports import (
+    CallNotFound,
+    CarrierAnswerLost,
+    CarrierRefused,
+    CarrierUnavailable,
+    NotStorable,
+    RefusalKind,
+    StoreUnavailable,
+)
 
 log = structlog.get_logger(__name__)
 
@@ -35,6 +44,25 @@ class Problem(Exception):
         self.detail = detail
         self.headers = dict(headers or {})
         self.more = {name: value for name, value in more.items() if value is not None}
+
+
+class ProblemDetails(BaseModel):
+    """RFC 9457: why a request was not answered with what it asked for. Members that say nothing are left out."""
+
+    type: str
+    title: str
+    status: int
+    detail: str = Field(description="for people: what is wrong and what to do")
+    code: str = Field(description="for programs: stable")
+    carrier_code: int = Field(default=0, description="the carrier's own number, where it refused")
+    session_id: str = Field(default="", description="the call that could not be placed")
+    errors: list[dict[str, str]] = Field(default=[], description="each `field`, and `message`: what was expected of it")
+
+
+def documented(*statuses: int) -> dict[int | str, dict[str, Any]]:
+    """What a route's description says of the problems it may answer with."""
+    content = {"application/problem+json": {"schema": ProblemDetails.model_json_schema()}}
+    return {status: {"description": HTTPStatus(status).phrase, "content": content} for status in statuses}
 
 
 STATUS_OF_FAILURE: Mapping[str, int] = {
@@ -73,8 +101,13 @@ def problem_response(problem: Problem) -> Response:
     return JSONResponse(body, problem.status, problem.headers, media_type="application/problem+json")
 
 
+_NOT_JSON = "body: expected JSON, with the header Content-Type: application/json"
+
+
 def _invalid(error: RequestValidationError) -> Problem:
     """Names each field and what was expected of it; never repeats what was sent."""
+    if isinstance(error.body, bytes):
+        return Problem(422, "invalid_request", _NOT_JSON, errors=[{"field": "body", "message": _NOT_JSON}])
     errors = [
         {"field": ".".join(map(str, found["loc"][1:])) or str(found["loc"][0]), "message": _expectation(found)}
         for found in error.errors()
@@ -88,7 +121,9 @@ def _expectation(found: Mapping[str, Any]) -> str:
 
 
 def _of_http(error: HTTPException) -> Problem:
-    code = {404: "not_found", 405: "method_not_allowed", 413: "body_too_large"}.get(error.status_code, "http_error")
+    code = {400: "unreadable_body", 404: "not_found", 405: "method_not_allowed", 413: "body_too_large"}.get(
+        error.status_code, "http_error"
+    )
     return Problem(error.status_code, code, str(error.detail), headers=error.headers)
 
 
@@ -103,6 +138,10 @@ TABLE: Mapping[type[Exception], Callable[[Any], Problem]] = {
     ),
     UnknownVariableError: lambda error: Problem(
         422, "unknown_variable", str(error), errors=[{"field": "variables", "message": str(error)}]
+    ),
+    NotStorable: lambda error: Problem(422, "invalid_request", str(error)),
+    StoreUnavailable: lambda _: Problem(
+        503, "database_unavailable", "the database does not answer; try again", headers={"Retry-After": "5"}
     ),
     CarrierRefused: lambda error: of_failure(Failure(error.kind, error.detail, error.carrier_code)),
     CarrierUnavailable: lambda error: of_failure(Failure(CARRIER_UNAVAILABLE, str(error))),
