@@ -167,6 +167,7 @@ class Kind(StrEnum):
     AGENT_SENT = "agent_sent"
     """`line`, `text`: all that was given to the carrier to speak."""
     AGENT_PLAYED = "agent_played"
+    """`line`, `text`: a clause the carrier has played; without `line`, one that is in none of ours."""
     AGENT_SAID = "agent_said"
     """`line`, `text` (what was heard), `interrupted`."""
     INTERRUPTED = "interrupted"
@@ -204,7 +205,10 @@ class Spoken:
 
 
 def transcript(entries: Iterable[Entry]) -> list[Spoken]:
-    """Reads the conversation from the journal, in the order its lines began. Words nobody heard are not in it."""
+    """Reads the conversation from the journal, in the order its lines began. Words nobody heard are not in it.
+
+    A line that is still being spoken, or was when the process died, stands as far as it is known to have been played.
+    """
     began: dict[int, datetime] = {}
     lines: dict[int, Spoken] = {}
     for entry in entries:
@@ -216,6 +220,10 @@ def transcript(entries: Iterable[Entry]) -> list[Spoken]:
                 lines[line] = Spoken("callee", entry.data["digits"], entry.at, keypad=True)
             case Kind.AGENT_BEGAN:
                 began[line] = entry.at
+            case Kind.AGENT_PLAYED if line:
+                before = f"{lines[line].text} " if line in lines else ""
+                text = before + entry.data["text"].strip()
+                lines[line] = Spoken("agent", text, began.get(line, entry.at), interrupted=True)
             case Kind.AGENT_SAID if entry.data["text"]:
                 at = began.get(line, entry.at)
                 lines[line] = Spoken("agent", entry.data["text"], at, entry.data["interrupted"])

@@ -227,6 +227,8 @@ _OVERTIME_S = 30.0
 """How far a call may go past its maximum duration for the last words to be heard."""
 _STUCK_SPEECH_S = 60.0
 """Nobody speaks longer than this without a word recognised: the report that speech ended was lost."""
+_DIGITS_AT_MOST = 64
+"""Nobody keys in more at once."""
 _WITHDRAWALS = 2
 """How often a callee who keeps talking can hold us back from hanging up after a goodbye."""
 
@@ -363,11 +365,8 @@ class Conversation:
     def hang_up(self, now: float) -> list[Effect]:
         """The socket is gone, whoever closed it: settles what was heard. Nothing may be sent any more."""
         self._now = now
-        if self._phase is not _Phase.OVER:
-            self._end_reason = self.end_reason
-        self._phase = _Phase.OVER
-        self._ending = self._let_go_due = None
-        self._stop_reply("hung_up")
+        self._leave("hung_up")
+        self._let_go_due = None
         self._settled(self._playback.hung_up(now))
         if self._digits:
             self._on_digits_complete()
@@ -552,8 +551,7 @@ class Conversation:
         if self._phase is _Phase.OVER:
             self._note(Kind.FRAME_IGNORED, problem="setup after the end")
         elif self._call_sid is not None and setup.call_sid != self._call_sid:
-            self._phase = _Phase.OVER
-            self._stop_reply("refused")
+            self._leave("refused")
             self._note(Kind.FRAME_IGNORED, problem="setup of another call")
             self._effects.append(Close(1008, "another call"))
         elif self._phase is not _Phase.WAITING:
@@ -583,8 +581,9 @@ class Conversation:
                 if self._ending is not None and self._ending.held:
                     self._ending.due = self._now + self._limits.words_after_interrupt_within_s
             case "tokensPlayed", text:
-                self._note(Kind.AGENT_PLAYED, text=text)
-                self._settled(self._playback.played(text))
+                settled = self._playback.played(text)
+                self._note(Kind.AGENT_PLAYED, line=self._playback.playing, text=text)
+                self._settled(settled)
                 self._quiet_since = self._now
             case _:
                 pass
@@ -629,7 +628,7 @@ class Conversation:
         self._quiet_since = self._now
         if digit != "#" or not self._digits:
             self._digits += digit
-        if digit == "#":
+        if digit == "#" or len(self._digits) == _DIGITS_AT_MOST:
             self._on_digits_complete()
         else:
             self._digits_due = self._now + self._limits.digits_within_s
@@ -819,6 +818,12 @@ class Conversation:
         self._phase = _Phase.OVER
         self._let_go_due = self._now + _LET_GO_S
         self._effects.append(Send(End(handoff_data=json.dumps({"reason": self._end_reason}))))
+
+    def _leave(self, outcome: str) -> None:
+        """There is nobody to talk to any more: the reply that is being made goes, and no goodbye is waited for."""
+        self._end_reason, self._ending = self.end_reason, None
+        self._phase = _Phase.OVER
+        self._stop_reply(outcome)
 
     # Bookkeeping.
 

@@ -211,14 +211,17 @@ class Dialer:
                 log.warning("leftover call could not be looked up", session_id=call.session_id)
                 continue
             if found is not None:
-                await self._settle(call, found.status, found.call_sid)
+                await self._settle(call, found.status, found.call_sid, found.duration_s)
             elif self._clock() - call.created_at > timedelta(seconds=call.max_duration_s) + _RINGS_AT_MOST:
                 # A younger one may be live on another account, such as a second simulated network's on this database.
                 await self._settle(call, Status.UNKNOWN if call.status is Status.QUEUED else Status.FAILED)
 
-    async def _settle(self, call: Call, status: Status, call_sid: CallSid | None = None) -> None:
+    async def _settle(
+        self, call: Call, status: Status, call_sid: CallSid | None = None, duration_s: int | None = None
+    ) -> None:
         def step(call: Call) -> Call:
-            return (call.identified(call_sid) if call_sid else call).follow(status, self._clock())
+            call = (call.identified(call_sid) if call_sid else call).follow(status, self._clock())
+            return replace(call, duration_s=duration_s if call.status.is_final else None)
 
         await self._store.change(call.session_id, step)
         self._note(call.session_id, Kind.STATUS, reported=status, looked_up=True)

@@ -61,6 +61,8 @@ class Playback:
 
     speaking: bool = False
     """Whether the agent's words are audible right now, as far as the carrier has said."""
+    playing: int | None = None
+    """The line of the clause that was reported last; None where that was none of ours."""
     _pending: list[Utterance] = field(default_factory=list)
     _reports_speaking: bool = False
     _reports_played: bool = False
@@ -152,6 +154,7 @@ class Playback:
     def played(self, text: str) -> list[Utterance]:
         """A clause was played. Settles the utterances it shows to be over."""
         self._reports_played = True
+        self.playing = None
         if text.strip() in self._keys:
             self._keys.remove(text.strip())
             return []
@@ -162,6 +165,7 @@ class Playback:
         self._astray = False
         utterance, end = found
         utterance.heard_to = end
+        self.playing = utterance.line
         over = self._pending[: self._pending.index(utterance)]
         if utterance.fully_played and not self.speaking:
             over = [*over, utterance]

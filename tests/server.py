@@ -10,6 +10,7 @@ from typing import Any
 
 import httpx
 import uvicorn
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource
 
 from config import Settings
 from main import FRAME_LIMIT, build
@@ -50,7 +51,60 @@ def settings_for(database: Path, **overrides: Any) -> Settings:
         "rate_limit": "10000/minute",
         **overrides,
     }
-    return Settings(_env_file=None, **values)
+    return _SettingsOfTheTest(**values)
+
+
+class _SettingsOfTheTest(Settings):
+    """Reads neither the environment nor `.env`."""
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        return (init_settings,)
+
+
+@asynccontextmanager
+async def listening(config: uvicorn.Config, listener: socket.socket) -> AsyncIterator[None]:
+    """Runs a server in this loop, on a socket that listens already."""
+    server = _Server(config)
+    # No task group: what fails inside must reach the test as it is, not as part of an exception group.
+    serving = asyncio.create_task(server.serve(sockets=[listener]), name="server")
+    started = asyncio.create_task(server.has_started.wait(), name="server-started")
+    try:
+        await asyncio.wait({serving, started}, return_when=asyncio.FIRST_COMPLETED)
+        if serving.done():
+            raise RuntimeError("the server did not start; its log says why")
+        yield
+    finally:
+        started.cancel()
+        server.is_over.set()
+        await serving
+
+
+class _Server(uvicorn.Server):
+    """A server inside a test: takes no signals, tells when it has started, and stops at once when it is told."""
+
+    def __init__(self, config: uvicorn.Config) -> None:
+        super().__init__(config)
+        self.has_started = asyncio.Event()
+        self.is_over = asyncio.Event()
+
+    @contextmanager
+    def capture_signals(self) -> Any:
+        yield
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        self.has_started.set()
+
+    async def main_loop(self) -> None:
+        await self.is_over.wait()
 
 
 @asynccontextmanager
@@ -67,35 +121,8 @@ async def serve(settings: Settings, listener: socket.socket) -> AsyncIterator[No
         log_config=None,
         timeout_graceful_shutdown=2,
     )
-    server = _Quiet(config)
-    # No task group: what fails inside must reach the test as it is, not as part of an exception group.
-    serving = asyncio.create_task(server.serve(sockets=[listener]), name="server")
-    started = asyncio.create_task(server.has_started.wait(), name="server-started")
-    try:
-        await asyncio.wait({serving, started}, return_when=asyncio.FIRST_COMPLETED)
-        if serving.done():
-            raise RuntimeError("the server did not start; its log says why")
+    async with listening(config, listener):
         yield
-    finally:
-        started.cancel()
-        server.should_exit = True
-        await serving
-
-
-class _Quiet(uvicorn.Server):
-    """A server inside a test: takes no signals, and tells when it has started."""
-
-    def __init__(self, config: uvicorn.Config) -> None:
-        super().__init__(config)
-        self.has_started = asyncio.Event()
-
-    @contextmanager
-    def capture_signals(self) -> Any:
-        yield
-
-    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        await super().startup(sockets)
-        self.has_started.set()
 
 
 @asynccontextmanager

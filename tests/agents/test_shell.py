@@ -23,6 +23,8 @@ class Echo:
 
     async def warm_up(self) -> None: ...
 
+    async def aclose(self) -> None: ...
+
 
 @pytest.fixture
 def configured() -> Iterator[None]:
