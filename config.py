@@ -4,6 +4,7 @@
 environment. Importing this module reads nothing.
 """
 
+import json
 from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
@@ -22,7 +23,7 @@ from pydantic import (
 )
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
-from outbound.policy import country_of, is_e164
+from outbound.policy import country_of, is_country, is_e164
 
 CHECKOUT = Path(__file__).resolve().parent
 LOOPBACK_HOSTS = frozenset({"localhost", "127.0.0.1", "::1"})
@@ -42,8 +43,12 @@ def _e164(value: str) -> str:
 def _base_url(value: str) -> str:
     if not value:
         return value
-    parts = urlsplit(value)
-    if parts.scheme not in ("http", "https") or not parts.hostname or parts.query or parts.fragment:
+    try:
+        parts = urlsplit(value)
+        is_address = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError:  # of the port or an IPv6 address
+        is_address = False
+    if not is_address or parts.query or parts.fragment or " " in value:
         raise ValueError("expected a URL such as https://agent.example.com")
     return value.rstrip("/")
 
@@ -56,7 +61,22 @@ def _scripted(value: object) -> object:
     return "" if value == "scripted" else value
 
 
+def _json(value: object) -> object:
+    try:
+        return json.loads(value) if isinstance(value, str) else value
+    except ValueError:
+        raise ValueError('expected a JSON object such as {"ignoreBackchannel": "true"}') from None
+
+
+def _countries(value: tuple[str, ...]) -> tuple[str, ...]:
+    codes = tuple(code.upper() for code in value)
+    if not all(code == "*" or is_country(code) for code in codes):
+        raise ValueError("expected ISO 3166 codes of two letters, as US,CA, or * for all")
+    return codes
+
+
 type Csv[T] = Annotated[tuple[T, ...], NoDecode, BeforeValidator(_split)]
+type Texts = Annotated[dict[str, str], NoDecode, BeforeValidator(_json)]
 type BaseUrl = Annotated[str, AfterValidator(_base_url)]
 
 
@@ -91,7 +111,7 @@ class Settings(BaseSettings):
     log_pii: bool = False
 
     # Whom we may ring.
-    allowed_countries: Csv[str] = ()
+    allowed_countries: Annotated[Csv[str], AfterValidator(_countries)] = ()
     allow_premium_numbers: bool = False
 
     # What the agent says.
@@ -125,7 +145,7 @@ class Settings(BaseSettings):
     relay_partial_prompts: bool = False
     relay_events: str = "speaker-events tokens-played"
     relay_hints: str = ""
-    relay_attributes: dict[str, str] = {}
+    relay_attributes: Texts = {}
 
     @model_validator(mode="after")
     def _is_complete(self) -> Self:
@@ -164,7 +184,7 @@ class Settings(BaseSettings):
     def countries(self) -> frozenset[str]:
         """ISO 3166 codes we may ring: those that were set, else the country of our own number."""
         if self.allowed_countries:
-            return frozenset(country.upper() for country in self.allowed_countries)
+            return frozenset(self.allowed_countries)
         own = country_of(self.twilio_phone_number or "+15005550006")
         return frozenset({own} if own else ())
 
@@ -199,4 +219,10 @@ def __getattr__(name: str) -> Any:
     if not name.isupper() or name.lower() not in Settings.model_fields:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     value = getattr(_loaded(), name.lower())
+    return _plain(value)
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, tuple):
+        return tuple(_plain(item) for item in value)
     return value.get_secret_value() if isinstance(value, SecretStr) else value

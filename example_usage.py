@@ -44,9 +44,18 @@ def read_arguments() -> argparse.Namespace:
     parser.add_argument("--server", default="http://localhost:8000", help="where the server is (%(default)s)")
     parser.add_argument("--api-key", default="", help="one of the server's API_KEYS; none is needed on its own machine")
     parser.add_argument("--greeting", help="the agent's first words; {name} takes a value from --variable name=…")
-    parser.add_argument("--variable", action="append", default=[], metavar="NAME=VALUE", help="may be given repeatedly")
+    parser.add_argument(
+        "--variable", action="append", type=pair, default=[], metavar="NAME=VALUE", help="may be given repeatedly"
+    )
     parser.add_argument("--wait", type=float, default=0, metavar="SECONDS", help="how long the server may take to come")
     return parser.parse_args()
+
+
+def pair(text: str) -> tuple[str, str]:
+    name, equals, value = text.partition("=")
+    if not name or not equals:
+        raise argparse.ArgumentTypeError(f"expected NAME=VALUE, got {text!r}")
+    return name, value
 
 
 def wait_until_ready(client: httpx.Client, seconds: float) -> None:
@@ -68,7 +77,7 @@ def initiate(client: httpx.Client, arguments: argparse.Namespace) -> dict[str, A
     if arguments.greeting:
         body["greeting"] = arguments.greeting
     if arguments.variable:
-        body["variables"] = dict(pair.split("=", 1) for pair in arguments.variable)
+        body["variables"] = dict(arguments.variable)
     return answer(client.post("/call/initiate", json=body))
 
 

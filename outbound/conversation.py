@@ -616,7 +616,7 @@ class Conversation:
         self._callee_speaking_since = None
         if prompt.lang:
             self._language = prompt.lang
-        self._write_down(self._playback.assume_heard(self._now))  # A goodbye assumed to be heard still gets its time.
+        self._write_down(self._playback.assume_heard())  # A goodbye assumed to be heard still gets its time.
         self._lines.append(Line("callee", text[: self._limits.prompt_characters]))
         self._note(Kind.CALLEE_SAID, line=len(self._lines), text=text, lang=prompt.lang)
         self._answer()

@@ -23,6 +23,7 @@ from outbound.ports import (
     SessionOutcome,
     StatusReport,
     Store,
+    StoreUnavailable,
 )
 
 log = structlog.get_logger(__name__)
@@ -256,9 +257,15 @@ class Dialer:
         return await self._failed(call, Status.UNKNOWN, Failure(ANSWER_LOST, detail))
 
     async def _initiated(self, call: Call, call_sid: CallSid) -> Call:
-        return await self._store.change(
-            call.session_id, lambda call: call.identified(call_sid).follow(Status.INITIATED, self._clock())
-        )
+        def step(call: Call) -> Call:
+            return call.identified(call_sid).follow(Status.INITIATED, self._clock())
+
+        try:
+            return await self._store.change(call.session_id, step)
+        except StoreUnavailable:
+            # The phone rings. An error here would be an invitation to ring again; a callback writes it down later.
+            log.error("call rings but could not be written down", session_id=call.session_id)
+            return step(call)
 
     async def _failed(self, call: Call, status: Status, failure: Failure) -> Call:
         """Writes down that the call was not placed, unless a callback has shown meanwhile that it was."""

@@ -181,30 +181,26 @@ class Playback:
         self._keys.clear()
         return self._close_all()
 
-    def assume_heard(self, now: float) -> list[Utterance]:
+    def assume_heard(self) -> list[Utterance]:
         """The callee answered with no interruption reported.
 
-        A carrier that reports nothing of its speech sends no prompt before it has finished: what is closed was heard,
-        unless even a voice of twice the ordinary pace could not have spoken it yet, as with a `hello?` that crosses
-        our greeting.
+        A carrier that reports nothing of its speech sends no prompt before it has finished: what is closed was heard.
         """
-        if self._reports_speaking or self._reports_played or not self._pending:
+        if self._reports_speaking or self._reports_played:
             return []
-        spoken = (now - self._pending[0].audible_since(now)) * CHARACTERS_PER_SECOND * 2
-        done: list[Utterance] = []
-        for utterance in self._pending:
-            spoken -= len(utterance.sent)
-            if spoken < 0 or not utterance.closed:
-                break
+        done = [u for u in self._pending if u.closed]
+        for utterance in done:
             utterance.heard_to = len(utterance.sent)
-            done.append(utterance)
         return self._settle(done)
 
     def hung_up(self, now: float) -> list[Utterance]:
-        """The line is dead. What no report covers is cut where an ordinary voice would have got to."""
+        """The line is dead. What no report covers is cut where an ordinary voice would have got to.
+
+        With a carrier that reports nothing at all, there is nothing to doubt a closed utterance by: it was heard.
+        """
         if not self._reports_played and self._pending:
             self._estimate_position(now)
-        return self._close_all()
+        return [*self.assume_heard(), *self._close_all()]
 
     def expected_end(self, now: float) -> float:
         """When everything pending will have been heard, at an ordinary pace; `now` if nothing is pending.

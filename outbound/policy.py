@@ -33,6 +33,11 @@ def is_e164(number: str) -> bool:
     return _E164.fullmatch(number) is not None
 
 
+def is_country(code: str) -> bool:
+    """Whether telephone numbers exist for this ISO 3166 code."""
+    return code in phonenumbers.SUPPORTED_REGIONS
+
+
 def country_of(number: str) -> str | None:
     """The ISO 3166 code of an E.164 number, or None if no country has its calling code.
 

@@ -1,7 +1,7 @@
 """The floors of the house, as the code stands: imports point down, and each outside library has one owner.
 
-A floor that is only a sentence in a document is gone after three busy weeks. The floors are what lets the talk be tested
-without a loop, the carrier be replaced by one module, and a newcomer know where to look.
+A floor that is only a sentence in a document is gone after three busy weeks. The floors are what lets the talk be
+tested without a loop, the carrier be replaced by one module, and a newcomer know where to look.
 """
 
 import ast

@@ -19,7 +19,7 @@ from outbound.web.house import House
 from outbound.web.problems import Problem, documented, of_failure
 from outbound.web.security import Client
 
-router = APIRouter(responses=documented(401, 413, 500))
+router = APIRouter(responses=documented(401, 413, 500, 503))
 
 METADATA_DEPTH = 20
 """How deep lists and objects may stand in each other: JSON itself knows no limit, what reads it later does."""

@@ -8,8 +8,10 @@ import structlog
 from fastapi import APIRouter, Request
 from starlette.responses import JSONResponse
 
+from outbound.web.problems import documented
+
 log = structlog.get_logger(__name__)
-router = APIRouter()
+router = APIRouter(responses=documented(413, 500))
 
 CHECK_WITHIN_S = 5.0
 REMEMBER_FOR_S = 15.0

@@ -108,15 +108,19 @@ def _invalid(error: RequestValidationError) -> Problem:
     """Names each field and what was expected of it; never repeats what was sent."""
     if isinstance(error.body, bytes):
         return Problem(422, "invalid_request", _NOT_JSON, errors=[{"field": "body", "message": _NOT_JSON}])
-    errors = [
-        {"field": ".".join(map(str, found["loc"][1:])) or str(found["loc"][0]), "message": _expectation(found)}
-        for found in error.errors()
-    ]
+    errors = [{"field": _field(found), "message": _expectation(found)} for found in error.errors()]
     detail = "; ".join(f"{found['field']}: {found['message']}" for found in errors)
     return Problem(422, "invalid_request", detail, errors=errors)
 
 
+def _field(found: Mapping[str, Any]) -> str:
+    place, *inside = found["loc"]
+    return str(place) if found["type"] == "json_invalid" else ".".join(map(str, inside)) or str(place)
+
+
 def _expectation(found: Mapping[str, Any]) -> str:
+    if found["type"] == "json_invalid":
+        return f"expected JSON, got something else at character {found['loc'][1]}"
     return str(found["msg"]).removeprefix("Value error, ")
 
 
@@ -155,6 +159,8 @@ def install(app: FastAPI) -> None:
 
     async def known(request: Request, error: Exception) -> Response:
         kind = next(kind for kind in type(error).__mro__ if kind in TABLE)
+        if kind is StoreUnavailable:
+            log.error("request not served", reason=str(error))
         return problem_response(TABLE[kind](error))
 
     async def unknown(request: Request, error: Exception) -> Response:

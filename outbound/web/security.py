@@ -37,11 +37,20 @@ TOO_LARGE = f"expected a body of at most {BODY_LIMIT} bytes"
 
 @dataclass(frozen=True, slots=True)
 class Gatekeeper:
-    """Knows the API keys and counts requests. `rate` is in the notation of the limits library, `60/minute`."""
+    """Knows the API keys and counts requests. `rate` is in the notation of the limits library, `60/minute`.
+
+    Raises ValueError for a rate that is none.
+    """
 
     keys: Sequence[SecretStr]
     rate: str
     _limiter: MovingWindowRateLimiter = field(default_factory=lambda: MovingWindowRateLimiter(MemoryStorage()))
+
+    def __post_init__(self) -> None:
+        try:
+            parse(self.rate)
+        except ValueError:
+            raise ValueError(f"RATE_LIMIT: expected a rate such as 60/minute, got {self.rate!r}") from None
 
     def admit(self, request: Request) -> Principal:
         """Names who is asking. Raises Problem 401 with what is missing."""

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from outbound.policy import Rules, country_of, is_e164, judge
+from outbound.policy import Rules, country_of, is_country, is_e164, judge
 
 US = Rules(frozenset({"US"}))
 EVERYWHERE = Rules(frozenset({"*"}))
@@ -108,3 +108,8 @@ def test_no_text_makes_judging_raise(number: str) -> None:
     assert refusal is None or refusal.rule in ("destination_country", "premium_number")
     if refusal is None:
         assert country_of(number) == "US"
+
+
+@pytest.mark.parametrize(("code", "known"), [("US", True), ("GB", True), ("USA", False), ("us", False), ("XX", False)])
+def test_a_country_is_one_with_telephone_numbers(code: str, known: bool) -> None:
+    assert is_country(code) is known
