@@ -88,7 +88,7 @@ def send_digits(digits: str) -> Piece:
 TOOLS: tuple[Tool, ...] = (end_call, opt_out, send_digits)
 
 
-# The graph: `script` for the scripted agent; for a model `think`, and `act` while it calls tools.
+# The graphs: `script` for the scripted agent; for a model `think`, and `act` while it calls tools.
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,11 +106,17 @@ class Brain:
     """How often the model is asked in one reply, at most."""
 
 
-class Turn(TypedDict, total=False):
-    """The state of one reply."""
+class Cue(TypedDict):
+    """The state of a scripted reply."""
 
     talk: Talk
-    brain: Brain | None
+
+
+class Turn(TypedDict, total=False):
+    """The state of a model's reply."""
+
+    talk: Talk
+    brain: Brain
     messages: list[BaseMessage]
     asked: AIMessage | None
     """The model's answer, where it asks for tools."""
@@ -121,26 +127,46 @@ class Turn(TypedDict, total=False):
 
 
 @cache
-def graph() -> CompiledStateGraph[Turn, None, Turn, Turn]:
-    """The graph, compiled once. It keeps no memory: the talk comes in with every reply."""
-    parts = StateGraph(Turn)
+def scripted() -> CompiledStateGraph[Any]:
+    """The scripted agent's graph, compiled once. It keeps no memory: the talk comes in with every reply."""
+    parts = StateGraph(Cue)
     parts.add_node("script", _script)
-    parts.add_node("think", _think)
-    parts.add_node("act", _act)
-    parts.add_conditional_edges(START, lambda turn: "think" if turn["brain"] else "script", ["script", "think"])
-    parts.add_conditional_edges("think", lambda turn: "act" if turn["asked"] else END, ["act", END])
-    parts.add_conditional_edges("act", lambda turn: END if turn["over"] else "think", ["think", END])
+    parts.add_edge(START, "script")
+    parts.add_edge("script", END)
     return parts.compile()
 
 
-async def _script(state: Turn, *, writer: StreamWriter) -> None:
+@cache
+def thinking() -> CompiledStateGraph[Any]:
+    """A model's graph, compiled once; without memory too."""
+    parts = StateGraph(Turn)
+    parts.add_node("think", _think)
+    parts.add_node("act", _act)
+    parts.add_edge(START, "think")
+    parts.add_conditional_edges("think", _after_thinking, ["act", END])
+    parts.add_conditional_edges("act", _after_acting, ["think", END])
+    return parts.compile()
+
+
+# LangGraph runs what is not async in a thread, and a turn has no time for that.
+
+
+async def _after_thinking(turn: Turn) -> str:
+    return "act" if turn["asked"] else END
+
+
+async def _after_acting(turn: Turn) -> str:
+    return END if turn["over"] else "think"
+
+
+async def _script(state: Cue, *, writer: StreamWriter) -> None:
     for piece in script(state["talk"]):
         writer(piece)
 
 
 async def _think(state: Turn, *, writer: StreamWriter) -> Turn:
     """Streams one answer of the model."""
-    brain, talk, said = cast(Brain, state["brain"]), state["talk"], state.get("said", False)
+    brain, talk, said = state["brain"], state["talk"], state.get("said", False)
     messages = state.get("messages") or history(talk, brain.instructions)
     cleaner = Cleaner(ssml=brain.ssml, language=talk.language)
     between = " " if said else ""
@@ -160,7 +186,7 @@ async def _think(state: Turn, *, writer: StreamWriter) -> Turn:
 
 async def _act(state: Turn, *, writer: StreamWriter) -> Turn:
     """Does what the model asked for, all at once, and tells it what came of it."""
-    brain, asked, said = cast(Brain, state["brain"]), cast(AIMessage, state["asked"]), state["said"]
+    brain, asked, said = state["brain"], cast(AIMessage, state["asked"]), state["said"]
     calls, language = asked.tool_calls, language_of(state["talk"])
     waited = brain.filler_after.total_seconds()
     filler = asyncio.get_running_loop().call_later(waited, writer, Filler(LOOKING_UP[language]))
@@ -242,7 +268,7 @@ class ScriptedAgent:
 
     def reply(self, talk: Talk) -> AsyncGenerator[Piece]:
         """Streams one reply to the last line of `talk`."""
-        return _run(talk, None)
+        return _stream(scripted(), {"talk": talk})
 
     async def warm_up(self) -> None:
         """Answers nobody, once."""
@@ -278,13 +304,13 @@ class ModelAgent:
 
     async def reply(self, talk: Talk) -> AsyncGenerator[Piece]:
         """Streams one reply to the last line of `talk`; loads the model if nobody did. Raises AgentUnavailable."""
-        async with aclosing(_run(talk, await self._ready())) as pieces:
+        async with aclosing(_stream(thinking(), {"talk": talk, "brain": await self._ready()})) as pieces:
             async for piece in pieces:
                 yield piece
 
     async def warm_up(self) -> None:
         """Loads the model and opens a connection, with a request that costs nothing. Raises AgentUnavailable."""
-        graph()
+        thinking()
         await self._ready()
         server = getattr(self._model, "root_async_client", None)  # OpenAI's; the others open theirs at the first reply
         if server is None:
@@ -311,8 +337,8 @@ class ModelAgent:
         return self._brain
 
 
-def _run(talk: Talk, brain: Brain | None) -> AsyncGenerator[Piece]:
-    return cast(AsyncGenerator[Piece], graph().astream({"talk": talk, "brain": brain}, stream_mode="custom"))
+def _stream(graph: CompiledStateGraph[Any], state: Mapping[str, Any]) -> AsyncGenerator[Piece]:
+    return cast(AsyncGenerator[Piece], graph.astream(state, stream_mode="custom"))
 
 
 def _bindable(tool: Tool) -> BaseTool:

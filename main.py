@@ -1,6 +1,7 @@
 """The front door: builds the house from the settings and opens it. `uv run python main.py`."""
 
 import asyncio
+import gc
 import secrets
 import signal
 import sys
@@ -107,6 +108,9 @@ async def open_house(settings: Settings, stack: AsyncExitStack) -> House:
         clock=_now,
     )
     await dialer.settle_leftovers()
+    # What was made so far lives as long as the process: the collector need not look at it again with every turn.
+    gc.collect()
+    gc.freeze()
     log.info("ready to ring", base_url=base_url, model=settings.llm_model or "scripted")
     return House(
         base_url=base_url,

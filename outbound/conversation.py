@@ -841,7 +841,7 @@ def _opted_out(reply: _Reply | None) -> TypeGuard[_Reply]:
 
 def _speakable(text: str) -> str:
     """The text without lone surrogates: half a character, as a broken stream may end, cannot go on the wire."""
-    return text.encode(errors="ignore").decode()
+    return text if text.isascii() else text.encode(errors="ignore").decode()
 
 
 def _as_line(utterance: Utterance) -> Line:

@@ -120,8 +120,10 @@ _inbound: TypeAdapter[Setup | Prompt | Dtmf | Interrupt | ErrorReport | Info] = 
 
 
 def _encodable(text: str) -> str:
-    if any("\ud800" <= character <= "\udfff" for character in text):
-        raise ValueError("expected text, got half a character")
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise ValueError("expected text, got half a character") from None
     return text
 
 

@@ -338,7 +338,8 @@ def script(talk: Talk) -> Iterator[Piece]:
         if rule.intent != "repeat":  # whoever asks for it hears a sentence again, nobody else does
             words = "".join(s for s in re.findall(r"[^.?!]+[.?!]*", words) if s.strip() not in before).strip()
         if words and words != before:
-            yield from map(Say, re.findall(r"\S+(?:\s+\S+){0,4}\s*", words))
+            # Word by word, as a model would: what is measured and tried with the script holds for a model.
+            yield from map(Say, re.findall(r"\S+\s*", words))
             yield from then
             return
 

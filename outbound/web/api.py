@@ -263,8 +263,7 @@ async def one_call(session_id: SessionInPath, request: Request, _: Client) -> Wh
     """One call whole: its record, what was heard, how fast the answers came, and its journal."""
     house = _house(request)
     call = await house.store.get(SessionId(session_id))
-    if call.session_id in house.live.by_session:
-        await house.journal.flush()
+    await house.journal.flush()
     entries = await house.store.journal(call.session_id)
     return WholeCall(
         **_record(call),
