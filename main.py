@@ -5,7 +5,7 @@ import gc
 import secrets
 import signal
 import sys
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager, suppress
 from datetime import UTC, datetime
 from functools import partial
@@ -37,6 +37,17 @@ log = structlog.get_logger(__name__)
 APOLOGY = "We are sorry, we have technical problems and cannot go on. Please excuse the call. Goodbye."
 FRAME_LIMIT = 256 * 1024
 """Bytes of one relay frame: room for 20,000 characters however they are escaped."""
+TRANSPORT: Mapping[str, Any] = {
+    "ws": "websockets-sansio",
+    "ws_max_size": FRAME_LIMIT,
+    "ws_per_message_deflate": False,
+    # The peer's address decides who is local: no header may change it.
+    "proxy_headers": False,
+    "server_header": False,
+    "access_log": False,
+    "log_config": None,
+}
+"""How uvicorn serves the application, wherever it is served."""
 
 
 def build(settings: Settings) -> FastAPI:
@@ -219,15 +230,8 @@ def main() -> int:
         host=settings.host,
         port=settings.port,
         lifespan="off",
-        ws="websockets-sansio",
-        ws_max_size=FRAME_LIMIT,
-        ws_per_message_deflate=False,
-        # The peer's address decides who is local: no header may change it.
-        proxy_headers=False,
-        server_header=False,
-        access_log=False,
-        log_config=None,
         timeout_graceful_shutdown=round(settings.shutdown_timeout),
+        **TRANSPORT,
     )
     try:
         with asyncio.Runner(loop_factory=config.get_loop_factory()) as runner:

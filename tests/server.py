@@ -13,7 +13,7 @@ import uvicorn
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource
 
 from config import Settings
-from main import FRAME_LIMIT, build
+from main import TRANSPORT, build
 from outbound.simulator import Callee, Network, NetworkCall
 
 ACCOUNT_SID = "AC" + "0" * 31 + "1"
@@ -110,19 +110,17 @@ class _Server(uvicorn.Server):
 @asynccontextmanager
 async def serve(settings: Settings, listener: socket.socket) -> AsyncIterator[None]:
     """Runs the application main builds, in this loop, on a socket that listens already."""
-    config = uvicorn.Config(
-        build(settings),
-        lifespan="on",
-        ws="websockets-sansio",
-        ws_max_size=FRAME_LIMIT,
-        ws_per_message_deflate=False,
-        proxy_headers=False,
-        access_log=False,
-        log_config=None,
-        timeout_graceful_shutdown=2,
-    )
+    config = uvicorn.Config(build(settings), lifespan="on", timeout_graceful_shutdown=2, **TRANSPORT)
     async with listening(config, listener):
         yield
+
+
+def _bound() -> socket.socket:
+    """A socket on a free port. The protocol is named, or asyncio leaves Nagle's algorithm on: 40 ms an answer."""
+    listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP)
+    listener.bind(("127.0.0.1", 0))
+    listener.listen()
+    return listener
 
 
 @asynccontextmanager
@@ -133,7 +131,7 @@ async def hosted(
 
     `send_buffer_bytes` is how much the operating system takes off its hands for a peer that does not read.
     """
-    with socket.create_server(("127.0.0.1", 0)) as listener:
+    with _bound() as listener:
         if send_buffer_bytes is not None:
             listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, send_buffer_bytes)
         base_url = f"http://127.0.0.1:{listener.getsockname()[1]}"

@@ -46,7 +46,7 @@ from outbound.relay import (
 )
 from tests.words.talk import CALL_SID, GREETING
 
-MAX_DURATION_S = 120.0
+MAX_DURATION_S = 70.0
 GRACE_S = 40.0
 """For the last words to be heard, and for the carrier to let go."""
 GREETING_LINE = 1
@@ -159,6 +159,8 @@ class Carrier:
         self.speaking = False
 
 
+LATE = 25
+"""How many steps a talk has had when it may be over at any moment."""
 WORDS = st.lists(st.sampled_from(["", ",", ".", "?"]), min_size=1, max_size=6)
 
 
@@ -167,6 +169,8 @@ class AnyTalk(RuleBasedStateMachine):
         super().__init__()
         self.now = 0.0
         self.words = 0
+        self.steps = 0
+        self.cut_to = 0
         self.outbox: deque[tuple[int, Text | SendDigits | End]] = deque()
         self.congested = False
         self.live: int | None = None
@@ -205,12 +209,12 @@ class AnyTalk(RuleBasedStateMachine):
             self.carrier.queue.append(Cycle(GREETING_LINE, GREETING, closed=True))
         self.hear(Setup(session_id="VX1", call_sid=CALL_SID))
 
-    @rule(chance=st.integers(0, 9))
-    def another_call_introduces_itself(self, chance: int) -> None:
-        if chance == 0:
-            self.hear(Setup(session_id="VX2", call_sid="CA2"))
+    @precondition(lambda self: self.steps > LATE)
+    @rule()
+    def another_call_introduces_itself(self) -> None:
+        self.hear(Setup(session_id="VX2", call_sid="CA2"))
 
-    @rule(last=st.sampled_from([True, True, False]), text=st.sampled_from(["Yes?", "No.", " "]))
+    @rule(last=st.sampled_from([True, True, True, False]), text=st.sampled_from(["Yes?", "No.", "Why?", " "]))
     def callee_says(self, last: bool, text: str) -> None:
         self.hear(Prompt(voice_prompt=text, last=last, lang=""))
 
@@ -218,6 +222,12 @@ class AnyTalk(RuleBasedStateMachine):
     def callee_makes_sound(self, on: bool) -> None:
         if self.carrier.reports_speaking:
             self.hear(Info(name="clientSpeaking", value="on" if on else "off"))
+
+    @precondition(lambda self: self.live is not None)
+    @rule()
+    def callee_goes_on_while_the_agent_talks(self) -> None:
+        self.tick_until(self.now + 2)
+        self.hear(Prompt(voice_prompt="No, wait."))
 
     @rule(digit=st.sampled_from("12*#x"))
     def callee_presses(self, digit: str) -> None:
@@ -240,10 +250,10 @@ class AnyTalk(RuleBasedStateMachine):
             self.report()
 
     @precondition(lambda self: self.live is not None)
-    @rule(ends=WORDS, filler=st.sampled_from([False, False, True]))
-    def agent_says(self, ends: list[str], filler: bool) -> None:
-        text = " ".join(f"{self.a_word()}{end}" for end in ends)
-        self.bring(Filler(text) if filler else Say(text + " "))
+    @rule(pieces=st.lists(st.tuples(WORDS, st.sampled_from([Say, Say, Filler])), min_size=1, max_size=3))
+    def agent_says(self, pieces: list[tuple[list[str], type[Say | Filler]]]) -> None:
+        for ends, piece in pieces:
+            self.bring(piece(" ".join(f"{self.a_word()}{end}" for end in ends) + " "))
 
     @precondition(lambda self: self.live is not None)
     @rule(piece=st.sampled_from([PressKeys("1"), PressKeys("?"), Say(" "), Say(""), OptOut(), EndCall(), EndCall()]))
@@ -290,10 +300,10 @@ class AnyTalk(RuleBasedStateMachine):
     def line_goes_dead(self) -> None:
         self.hang_up()
 
-    @rule(chance=st.integers(0, 9))
-    def callee_hangs_up(self, chance: int) -> None:
-        if chance == 0:
-            self.hang_up()
+    @precondition(lambda self: self.steps > LATE)
+    @rule()
+    def callee_hangs_up(self) -> None:
+        self.hang_up()
 
     # How it is carried out.
 
@@ -303,6 +313,8 @@ class AnyTalk(RuleBasedStateMachine):
 
     def hear(self, message: Inbound) -> None:
         if not self.hung_up:
+            if isinstance(message, Interrupt):
+                self.cut_to = max(self.began, default=0)
             self.perform(self.conversation.hear(message, self.now))
 
     def report(self) -> None:
@@ -313,8 +325,7 @@ class AnyTalk(RuleBasedStateMachine):
             self.hear(message)
 
     def bring(self, piece: Piece) -> None:
-        assert self.live is not None
-        self.perform(self.conversation.say(self.live, piece, self.now))
+        self.perform(self.conversation.say(self.conversation.turns, piece, self.now))
 
     def hang_up(self) -> None:
         self.hung_up = True
@@ -374,6 +385,7 @@ class AnyTalk(RuleBasedStateMachine):
             line, message = self.outbox.popleft()
             match message:
                 case Text():
+                    assert not message.token or line > self.cut_to, "words are sent after they were cut"
                     self.carrier.take(line, message)
                 case SendDigits(digits=digits):
                     self.carrier.press(digits)
@@ -423,6 +435,10 @@ class AnyTalk(RuleBasedStateMachine):
     # What always holds.
 
     @invariant()
+    def steps_are_counted(self) -> None:
+        self.steps += 1
+
+    @invariant()
     def settled_lines_keep_their_words_and_their_order(self) -> None:
         lines = iter(self.conversation.lines())
         for _, (role, text) in sorted(self.settled.items()):
@@ -453,5 +469,5 @@ class AnyTalk(RuleBasedStateMachine):
             self.hang_up()
 
 
-AnyTalk.TestCase.settings = settings(deadline=None, max_examples=250, stateful_step_count=40)
+AnyTalk.TestCase.settings = settings(deadline=None, max_examples=400, stateful_step_count=50)
 TestAnyTalk = AnyTalk.TestCase
