@@ -119,9 +119,11 @@ async def open_house(settings: Settings, stack: AsyncExitStack) -> House:
         clock=_now,
     )
     await dialer.settle_leftovers()
-    # What was made so far lives as long as the process: the collector need not look at it again with every turn.
+    # What was made so far lives as long as the process: the collector need not look at it again with every turn. A turn
+    # makes some thousands of short-lived objects, which the usual threshold of 700 would have it look through too.
     gc.collect()
     gc.freeze()
+    gc.set_threshold(5_000, 20, 20)
     log.info("ready to ring", base_url=base_url, model=settings.llm_model or "scripted")
     return House(
         base_url=base_url,

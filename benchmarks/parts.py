@@ -147,15 +147,15 @@ async def _turns(
                 rounds[name].append(
                     await people(server, pair.calls[name], every_s=level.every_s, seconds=level.seconds)
                 )
-        rows = [*_people(level, rounds, cpu_target if index == 0 else None), *rows]
+        rows = [*_people(level, rounds, cpu_target), *rows]
         if index == 0:
-            rows += await _saturated(plan, pair, say, cpu_target)
+            rows += await _saturated(plan, pair, say)
         line = pair.calls["product"][0]
         await pair.product.check(line, line.asked)
     return rows
 
 
-async def _saturated(plan: Plan, pair: Pair, say: Progress, cpu_target: Target | None) -> list[Row]:
+async def _saturated(plan: Plan, pair: Pair, say: Progress) -> list[Row]:
     say(f"saturation: {plan.in_flight} turns in flight, one after another")
     rounds: dict[str, list[Round]] = {"product": [], "floor": []}
     for _ in range(plan.rounds):
@@ -165,7 +165,7 @@ async def _saturated(plan: Plan, pair: Pair, say: Progress, cpu_target: Target |
     return [
         _row("turns/s on one core, saturated", "1/s", rounds, lambda each: each.turns_per_s),
         _row("core busy, saturated", "%", rounds, lambda each: each.busy_percent, compared=False),
-        _row("CPU per turn, saturated", "ms", rounds, lambda each: each.cpu_ms_per_turn, cpu_target),
+        _row("CPU per turn, saturated", "ms", rounds, lambda each: each.cpu_ms_per_turn),
     ]
 
 

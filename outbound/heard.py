@@ -68,6 +68,8 @@ class Playback:
     _reports_played: bool = False
     _astray: bool = False
     """The last clause reported as played is nowhere in what was sent: the voice words it differently."""
+    _assumed: list[Utterance] = field(default_factory=list)
+    """Utterances taken for heard before the first report, which may still be reported as played."""
     _keys: list[str] = field(default_factory=list)
     """Keypad tones that were sent and not yet reported as played."""
     _done_at: float = float("-inf")
@@ -160,7 +162,9 @@ class Playback:
             return []
         found = self._place(text)
         if found is None:
-            self._astray = self._astray or bool(_squeeze(text))
+            words = _squeeze(text)
+            known = any(words in _squeeze(u.sent) for u in self._assumed)
+            self._astray = self._astray or (bool(words) and not known)
             return []
         self._astray = False
         utterance, end = found
@@ -191,6 +195,7 @@ class Playback:
         done = [u for u in self._pending if u.closed]
         for utterance in done:
             utterance.heard_to = len(utterance.sent)
+        self._assumed += done
         return self._settle(done)
 
     def hung_up(self, now: float) -> list[Utterance]:

@@ -36,7 +36,14 @@ def _or_else(default: object) -> WrapValidator:
     return WrapValidator(read)
 
 
-type _Word = Annotated[str, _or_else("")]
+def _without_nul(text: str) -> str:
+    return text.replace("\0", "") if "\0" in text else text
+
+
+type _Speech = Annotated[str, AfterValidator(_without_nul)]
+"""Text that a database can keep: JSON can say NUL, and a lost line would be the price."""
+
+type _Word = Annotated[_Speech, _or_else("")]
 
 
 class _Incoming(BaseModel):
@@ -60,7 +67,7 @@ class Prompt(_Incoming):
     """What the callee said. Partial prompts (`last` false) are cumulative and may still be rewritten."""
 
     type: Literal["prompt"] = "prompt"
-    voice_prompt: str
+    voice_prompt: _Speech
     lang: _Word = ""
     last: bool = True
 

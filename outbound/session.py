@@ -57,11 +57,16 @@ class Outbox:
             self._filled.set()
         return dropped
 
-    async def take(self) -> relay.Outbound | Close:
-        """The next message, waiting for one if there is none."""
+    async def filled(self) -> None:
+        """Returns when there is something to take."""
         while not self._waiting:
             self._filled.clear()
             await self._filled.wait()
+
+    def take(self) -> relay.Outbound | Close | None:
+        """The next message; None if there is none."""
+        if not self._waiting:
+            return None
         message = self._waiting.popleft()
         if isinstance(message, relay.Text):
             self._cycle_open = not message.last
@@ -171,12 +176,14 @@ class LiveCall:
         """The only task that writes to the socket."""
         try:
             while True:
-                message = await self._outbox.take()
+                await self._outbox.filled()
+                # One bound for all that waits: a reply's words come in bursts.
                 async with asyncio.timeout(SEND_WITHIN_S):
-                    if isinstance(message, Close):
-                        await socket.close(message.code, message.reason)
-                    else:
-                        await socket.send(relay.dump(message))
+                    while (message := self._outbox.take()) is not None:
+                        if isinstance(message, Close):
+                            await socket.close(message.code, message.reason)
+                        else:
+                            await socket.send(relay.dump(message))
         except SocketClosed:
             pass  # The reader learns the same, with the code.
         except TimeoutError:

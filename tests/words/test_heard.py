@@ -304,6 +304,15 @@ def test_keypad_tones_that_an_interruption_purged_are_not_waited_for() -> None:
     assert playback.pending[0].heard == "12"
 
 
+def test_a_report_without_words_tells_nothing() -> None:
+    playback = Playback()
+    speak(playback, "Hello.")
+    playback.agent_speaking(True, 0.3)
+    playback.played(" ")
+    assert playback.agent_speaking(False, 0.4) == []
+    assert playback.pending[0].heard == ""
+
+
 def test_a_report_that_is_nowhere_in_what_was_sent_moves_nothing() -> None:
     playback = Playback()
     speak(playback, "Hello.")
@@ -426,6 +435,18 @@ def test_a_carrier_that_reports_nothing_sends_no_prompt_before_it_has_finished()
     playback.send(utterance, "How are", 1.0)
     assert heard(playback.assume_heard()) == [("Hello.", False)]
     assert playback.pending == (utterance,)
+
+
+def test_the_late_report_of_an_utterance_taken_for_heard_does_not_make_the_next_one_heard() -> None:
+    playback = Playback()
+    speak(playback, "Hello, this is the AI assistant.")
+    assert heard(playback.assume_heard()) == [("Hello, this is the AI assistant.", False)]
+    speak(playback, "Yes?")
+    playback.agent_speaking(True, 0.3)
+    playback.played("Hello,")
+    playback.played(" this is the AI assistant.")
+    assert playback.agent_speaking(False, 2.0) == []
+    assert playback.pending[0].heard == ""
 
 
 @pytest.mark.parametrize("played", [True, False])
