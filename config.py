@@ -27,6 +27,8 @@ from outbound.policy import country_of, is_country, is_e164
 
 CHECKOUT = Path(__file__).resolve().parent
 LOOPBACK_HOSTS = frozenset({"localhost", "127.0.0.1", "::1"})
+SIMULATED_NUMBER = "+15005550006"
+"""Our own number on the simulated phone network, whatever TWILIO_PHONE_NUMBER says."""
 
 
 def _split(value: object) -> object:
@@ -80,8 +82,11 @@ type Texts = Annotated[dict[str, str], NoDecode, BeforeValidator(_json)]
 type BaseUrl = Annotated[str, AfterValidator(_base_url)]
 
 
-class Settings(BaseSettings):
-    """The names below, in capitals, are the names in the environment. `.env.example` describes them one by one."""
+class Values(BaseSettings):
+    """Each setting by itself: the names below, in capitals, are the names in the environment.
+
+    `.env.example` describes them one by one. Whether they fit together is for `Settings` to say.
+    """
 
     model_config = SettingsConfigDict(
         env_file=CHECKOUT / ".env", env_ignore_empty=True, extra="ignore", frozen=True, hide_input_in_errors=True
@@ -131,7 +136,7 @@ class Settings(BaseSettings):
     max_call_duration: PositiveInt = 600
     digits_timeout: PositiveFloat = 3.0
     setup_timeout: PositiveFloat = 10.0
-    shutdown_timeout: NonNegativeFloat = 5.0
+    drain_timeout: NonNegativeFloat = 30.0
 
     # How the carrier listens and speaks: attributes of <ConversationRelay>.
     relay_language: str = "en-US"
@@ -146,6 +151,10 @@ class Settings(BaseSettings):
     relay_events: str = "speaker-events tokens-played"
     relay_hints: str = ""
     relay_attributes: Texts = {}
+
+
+class Settings(Values):
+    """All settings together: enough is set to ring, or to simulate it, and what follows from them."""
 
     @model_validator(mode="after")
     def _is_complete(self) -> Self:
@@ -185,7 +194,7 @@ class Settings(BaseSettings):
         """ISO 3166 codes we may ring: those that were set, else the country of our own number."""
         if self.allowed_countries:
             return frozenset(self.allowed_countries)
-        own = country_of(self.twilio_phone_number or "+15005550006")
+        own = country_of(SIMULATED_NUMBER if self.simulated else self.twilio_phone_number)
         return frozenset({own} if own else ())
 
 
@@ -195,8 +204,12 @@ class SettingsError(Exception):
 
 def load() -> Settings:
     """Reads the settings. Raises SettingsError with what to set."""
+    return _read(Settings)
+
+
+def _read[V: Values](kind: type[V]) -> V:
     try:
-        return Settings()
+        return kind()
     except ValidationError as error:
         raise SettingsError("\n".join(_in_words(problem) for problem in error.errors())) from None
 
@@ -212,14 +225,21 @@ def _loaded() -> Settings:
     return load()
 
 
+@cache
+def _values() -> Values:
+    return _read(Values)
+
+
 def __getattr__(name: str) -> Any:
-    """`from config import TWILIO_ACCOUNT_SID`: a setting by its name in the environment, secrets as plain text."""
+    """`from config import TWILIO_ACCOUNT_SID`: a setting by its name in the environment, secrets as plain text.
+
+    The settings as a whole may be incomplete: who asks for one value gets it.
+    """
     if name == "settings":
         return _loaded()
-    if not name.isupper() or name.lower() not in Settings.model_fields:
+    if not name.isupper() or name.lower() not in Values.model_fields:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = getattr(_loaded(), name.lower())
-    return _plain(value)
+    return _plain(getattr(_values(), name.lower()))
 
 
 def _plain(value: Any) -> Any:

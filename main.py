@@ -20,7 +20,7 @@ from config import Settings, SettingsError, load
 from outbound import logs
 from outbound.carriers.twilio import TwilioAccount, TwilioCarrier
 from outbound.carriers.twiml import RelayOptions
-from outbound.conversation import Limits
+from outbound.conversation import Limits, phrases_of
 from outbound.dialer import Dialer
 from outbound.policy import Rules
 from outbound.ports import AgentUnavailable, StoreUnavailable
@@ -34,7 +34,6 @@ from outbound.web.security import Gatekeeper
 
 log = structlog.get_logger(__name__)
 
-APOLOGY = "We are sorry, we have technical problems and cannot go on. Please excuse the call. Goodbye."
 FRAME_LIMIT = 256 * 1024
 """Bytes of one relay frame: room for 20,000 characters however they are escaped."""
 TRANSPORT: Mapping[str, Any] = {
@@ -68,6 +67,7 @@ async def open_house(settings: Settings, stack: AsyncExitStack) -> House:
     Raises StoreUnavailable, AgentUnavailable or ValueError with what the operator has to change.
     """
     base_url = settings.server_base_url
+    apology = phrases_of(settings.relay_language).trouble_goodbye
     account = TwilioAccount(
         settings.twilio_account_sid, settings.twilio_auth_token.get_secret_value(), settings.twilio_phone_number
     )
@@ -104,6 +104,7 @@ async def open_house(settings: Settings, stack: AsyncExitStack) -> House:
         store=database,
         journal=journal,
         limits=_limits(settings),
+        language=settings.relay_language,
         frames_per_second=settings.frames_per_second,
         clock=_now,
     )
@@ -115,10 +116,12 @@ async def open_house(settings: Settings, stack: AsyncExitStack) -> House:
         rules=Rules(settings.countries, settings.allow_premium_numbers),
         carrier_timeout_s=settings.carrier_timeout,
         hang_up_on_machines=settings.machine_detection == "hang_up",
-        apology=APOLOGY,
+        apology=apology,
         clock=_now,
     )
-    await dialer.settle_leftovers()
+    tasks = await stack.enter_async_context(asyncio.TaskGroup())
+    settling = tasks.create_task(dialer.keep_settling(live.by_session.__contains__), name="settle-calls")
+    stack.callback(settling.cancel)
     # What was made so far lives as long as the process: the collector need not look at it again with every turn. A turn
     # makes some thousands of short-lived objects, which the usual threshold of 700 would have it look through too.
     gc.collect()
@@ -129,7 +132,7 @@ async def open_house(settings: Settings, stack: AsyncExitStack) -> House:
         base_url=base_url,
         greeting=settings.agent_greeting,
         disclosure=settings.ai_disclosure,
-        apology=APOLOGY,
+        apology=apology,
         max_duration_s=settings.max_call_duration,
         gatekeeper=Gatekeeper(settings.api_keys, settings.rate_limit),
         carrier=carrier,
@@ -202,15 +205,40 @@ def _now() -> datetime:
 
 
 class _Server(uvicorn.Server):
-    """A server that is stopped by a signal and returns, so that the house is closed behind it."""
+    """A server that is stopped by a signal and returns, so that the house is closed behind it.
+
+    The first signal lets live calls end, for at most `drain_within_s`; the second does not wait for them.
+    """
+
+    def __init__(self, config: uvicorn.Config, app: FastAPI, drain_within_s: float) -> None:
+        super().__init__(config)
+        self._app = app
+        self._drain_within_s = drain_within_s
+        self._draining: asyncio.Task[None] | None = None
 
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
         loop = asyncio.get_running_loop()
         for name in (signal.SIGINT, signal.SIGTERM):
             with suppress(NotImplementedError):  # On Windows Ctrl-C arrives as KeyboardInterrupt instead.
-                loop.add_signal_handler(name, self.handle_exit, name, None)
+                loop.add_signal_handler(name, self._stop, name)
         yield
+
+    def _stop(self, name: signal.Signals) -> None:
+        if self._draining is None:
+            self._draining = asyncio.get_running_loop().create_task(self._drain(), name="drain")
+        else:
+            self.handle_exit(name, None)
+
+    async def _drain(self) -> None:
+        house: House = self._app.state.house
+        house.readiness.draining = True
+        log.info("stopping", live_calls=len(house.live.by_session))
+        with suppress(TimeoutError):
+            async with asyncio.timeout(self._drain_within_s):
+                while house.live.by_session:
+                    await asyncio.sleep(0.1)
+        self.should_exit = True
 
 
 async def _serve(server: uvicorn.Server, app: FastAPI) -> None:
@@ -232,12 +260,12 @@ def main() -> int:
         host=settings.host,
         port=settings.port,
         lifespan="off",
-        timeout_graceful_shutdown=round(settings.shutdown_timeout),
+        timeout_graceful_shutdown=5,
         **TRANSPORT,
     )
     try:
         with asyncio.Runner(loop_factory=config.get_loop_factory()) as runner:
-            runner.run(_serve(_Server(config), app))
+            runner.run(_serve(_Server(config, app, settings.drain_timeout), app))
     except (StoreUnavailable, AgentUnavailable, ValueError) as error:
         log.error("cannot start", reason=str(error))
         return 2

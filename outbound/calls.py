@@ -127,7 +127,14 @@ class Call:
             status=status,
             answered_at=self.answered_at or (at if status is Status.IN_PROGRESS else None),
             ended_at=at if status.is_final else None,
+            # What was feared of a lost call has not come to pass.
+            failure=None if self.status is Status.UNKNOWN else self.failure,
         )
+
+    @property
+    def is_to_be_talked_on(self) -> bool:
+        """Whether somebody has answered and nobody has said goodbye."""
+        return self.status is Status.IN_PROGRESS and self.end_reason is None
 
     def identified(self, call_sid: CallSid) -> "Call":
         """The call with the carrier's id, learnt from the create answer, a callback or the socket: the first counts."""

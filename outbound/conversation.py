@@ -198,6 +198,11 @@ LANGUAGES: Mapping[str, Phrases] = {"en": ENGLISH, "es": SPANISH}
 """By primary language subtag."""
 
 
+def phrases_of(language: str) -> Phrases:
+    """The sentences for a BCP 47 language; English where there are none."""
+    return LANGUAGES.get(language.partition("-")[0].lower(), ENGLISH)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Limits:
     """How long we wait for what. All in seconds, from the events their names say."""
@@ -211,7 +216,9 @@ class Limits:
     setup_within_s: float = 10.0
     digits_within_s: float = 3.0
     words_after_interrupt_within_s: float = 3.0
-    replies_at_most_every_s: float = 0.25
+    replies_at_once: int = 4
+    replies_per_s: float = 1.0
+    """How often the agent is asked, with `replies_at_once` to spare: this bounds the cost of a burst of prompts."""
     failures_in_a_row: int = 3
     reply_characters: int = 4000
     """A reply longer than this is a model that does not stop: about four minutes of speech."""
@@ -280,13 +287,11 @@ class Conversation:
         now: float,
         call_sid: CallSid | None = None,
         limits: Limits | None = None,
-        languages: Mapping[str, Phrases] = LANGUAGES,
         language: str = "en-US",
     ) -> None:
         self._greeting = greeting
         self._call_sid = call_sid
         self._limits = limits or Limits()
-        self._languages = languages
         self._language = language
         self._phase = _Phase.WAITING
         self._opened_at = now
@@ -297,8 +302,9 @@ class Conversation:
         self._turn = 0
         self._reply: _Reply | None = None
         self._answer_due: float | None = None
-        self._last_reply_at = float("-inf")
-        self._superseded = 0
+        self._asked_at = now
+        self._replies_left = float(self._limits.replies_at_once)
+        self._replies_counted_at = now
         self._failures = 0
         self._digits = ""
         self._digits_due: float | None = None
@@ -523,7 +529,6 @@ class Conversation:
         self._answer()
 
     def _on_answer(self) -> None:
-        self._answer_due = None
         self._start_reply()
 
     def _on_warning(self) -> None:
@@ -636,12 +641,10 @@ class Conversation:
     # Replies.
 
     def _answer(self) -> None:
-        """The callee has said something that wants an answer: now, or with what else they say within a moment.
-
-        A reply overtaken by the next words makes the following one wait longer, so that a burst of prompts costs a
-        bounded number of model calls.
-        """
+        """The callee has said something that wants an answer: now, or, in a burst, with what else they go on to say."""
         self._quiet_since = self._now
+        if self._answer_due is None:
+            self._asked_at = self._now
         self._cut_short = False
         self._reprompts = 0
         self._supersede_reply()
@@ -652,18 +655,20 @@ class Conversation:
                 return
             self._withdrawals += 1
             self._ending = None
-        pause = min(self._limits.replies_at_most_every_s * 2 ** min(self._superseded, 10), 2.0)
-        earliest = self._last_reply_at + pause
-        if self._now >= earliest:
-            self._answer_due = None
+        limits = self._limits
+        earned = (self._now - self._replies_counted_at) * limits.replies_per_s
+        self._replies_left = min(limits.replies_at_once, self._replies_left + earned)
+        self._replies_counted_at = self._now
+        if self._replies_left >= 1:
             self._start_reply()
         else:
-            self._answer_due = earliest
+            self._answer_due = self._now + (1 - self._replies_left) / limits.replies_per_s
 
     def _start_reply(self) -> None:
         self._turn += 1
-        self._last_reply_at = self._now
-        self._reply = _Reply(self._turn, asked_at=self._now, progress_at=self._now)
+        self._answer_due = None
+        self._replies_left -= 1
+        self._reply = _Reply(self._turn, asked_at=self._asked_at, progress_at=self._now)
         self._effects.append(StartReply(self._turn, self.lines(), self._language))
 
     def _current(self, turn: int) -> _Reply | None:
@@ -675,7 +680,6 @@ class Conversation:
             return
         if reply.first_text_at is None and any(character.isalnum() for character in text):
             reply.first_text_at = self._now
-            self._superseded = 0
         if reply.utterance is None:
             reply.utterance = self._begin_utterance(turn=reply.turn)
         self._playback.send(reply.utterance, text, self._now)
@@ -735,8 +739,6 @@ class Conversation:
         if reply is None:
             return None
         self._effects.append(CancelReply())
-        if reply.first_text_at is None:
-            self._superseded += 1
         if reply.utterance is not None and not reply.utterance.closed:
             if outcome == "max_duration":
                 self._effects.append(Send(Text(token="", last=True)))
@@ -755,8 +757,7 @@ class Conversation:
 
     @property
     def _phrases(self) -> Phrases:
-        primary = self._language.partition("-")[0].lower()
-        return self._languages.get(primary) or next(iter(self._languages.values()))
+        return phrases_of(self._language)
 
     def _next_of(self, name: str, phrases: tuple[str, ...]) -> str:
         count = self._phrase_counts.get(name, 0)

@@ -34,8 +34,11 @@ GATE = "refused_by_policy"
 
 _CLOCK_SKEW = timedelta(seconds=5)
 """How far the carrier's clock may be behind ours when a lost call is looked for."""
-_RINGS_AT_MOST = timedelta(minutes=11)
-"""Ten minutes is the longest ring time a carrier takes, and a call may be late in ending."""
+_YOUNG = timedelta(minutes=2)
+"""How long after it was written down a call may be unknown to the carrier and yet be live."""
+_SETTLE_EVERY_S = 60.0
+_LOOK_AGAIN_AFTER_S = 0.5
+"""A call appears in the carrier's list a moment after it was made."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -139,9 +142,9 @@ class Dialer:
         await self._journal.flush()
 
     async def answered(self, session_id: SessionId, call_sid: CallSid) -> Call | None:
-        """Somebody picked up and the carrier asks what to do. None if the call is over or has another `call_sid`.
+        """Somebody picked up and the carrier asks what to do. Raises CallNotFound.
 
-        Raises CallNotFound.
+        None if there is nothing to talk about: the call or its talk is over, or it has another `call_sid`.
         """
         call = await self._store.change(
             session_id,
@@ -151,7 +154,7 @@ class Dialer:
                 else call
             ),
         )
-        return call if call.call_sid == call_sid and call.status is Status.IN_PROGRESS else None
+        return call if call.call_sid == call_sid and call.is_to_be_talked_on else None
 
     async def ended(self, session_id: SessionId, report: EndedReport) -> str:
         """The relay session is over, and what is returned decides what becomes of the line. Raises CallNotFound.
@@ -161,13 +164,18 @@ class Dialer:
         call = await self._store.get(session_id)
         if call.call_sid not in (None, report.call_sid):
             return self._carrier.farewell()
+
+        def step(call: Call) -> Call:
+            if report.outcome is SessionOutcome.COMPLETED:
+                if call.end_reason is EndReason.RELAY_FAILED:
+                    # What looked like a broken socket was the callee, says the carrier, who knows.
+                    call = replace(call, end_reason=None)
+                call = call.ended_for(EndReason.CALLEE_HUNG_UP)
+                return call if report.call_is_live else call.follow(Status.COMPLETED, self._clock())
+            return call.ended_for(EndReason.RELAY_FAILED) if broken else call
+
         broken = report.outcome is SessionOutcome.FAILED
-        reason = {
-            SessionOutcome.FAILED: EndReason.RELAY_FAILED,
-            SessionOutcome.COMPLETED: EndReason.CALLEE_HUNG_UP,
-        }.get(report.outcome or SessionOutcome.ENDED)
-        if reason is not None:
-            await self._store.change(session_id, lambda call: call.ended_for(reason))
+        await self._store.change(session_id, step)
         if broken:
             self._note(session_id, Kind.CARRIER_ERROR, code=report.error_code, description=report.error_message)
             log.error("relay session failed", carrier_code=report.error_code)
@@ -201,31 +209,56 @@ class Dialer:
         except (CarrierRefused, CarrierUnavailable, CarrierAnswerLost):
             await self._store.change(session_id, lambda now: replace(now, end_reason=call.end_reason))
             raise
-        return ended
+        found = await self._fetched(call.call_sid)
+        return ended if found is None else await self._settle(ended, found)
 
-    async def settle_leftovers(self) -> None:
-        """Asks the carrier about calls that an earlier process left active, so that none stays live for ever."""
+    async def settle(self, is_carried: Callable[[SessionId], bool]) -> None:
+        """Asks the carrier about active calls that this process does not carry, so that none stays live for ever.
+
+        Callbacks get lost, and processes die. What the carrier does not know is over, unless it is so young that
+        somebody may just be placing it.
+        """
         for call in await self._store.active():
-            try:
-                found = await self._look_up(call)
-            except (CarrierRefused, CarrierUnavailable, CarrierAnswerLost):
-                log.warning("leftover call could not be looked up", session_id=call.session_id)
+            is_young = self._clock() - call.created_at < _YOUNG
+            if is_carried(call.session_id) or (is_young and call.call_sid is None):
                 continue
-            if found is not None:
-                await self._settle(call, found.status, found.call_sid, found.duration_s)
-            elif self._clock() - call.created_at > timedelta(seconds=call.max_duration_s) + _RINGS_AT_MOST:
-                # A younger one may be live on another account, such as a second simulated network's on this database.
-                await self._settle(call, Status.UNKNOWN if call.status is Status.QUEUED else Status.FAILED)
+            try:
+                found = None if await self._has_twin(call) else await self._look_up(call)
+            except (CarrierRefused, CarrierUnavailable, CarrierAnswerLost):
+                log.warning("call could not be looked up", session_id=call.session_id)
+                continue
+            if found is not None or not is_young:
+                await self._settle(call, found)
 
-    async def _settle(
-        self, call: Call, status: Status, call_sid: CallSid | None = None, duration_s: int | None = None
-    ) -> None:
+    async def keep_settling(self, is_carried: Callable[[SessionId], bool]) -> None:
+        """Settles at once and then every minute, until it is cancelled."""
+        while True:
+            try:
+                await self.settle(is_carried)
+            except StoreUnavailable as error:
+                log.error("calls could not be settled", reason=str(error))
+            await asyncio.sleep(_SETTLE_EVERY_S)
+
+    async def _settle(self, call: Call, found: CarrierCall | None) -> Call:
+        """Takes over what the carrier has of a call, which may be nothing."""
+
         def step(call: Call) -> Call:
-            call = (call.identified(call_sid) if call_sid else call).follow(status, self._clock())
-            return replace(call, duration_s=duration_s if call.status.is_final else None)
+            if found is None:
+                return call.follow(Status.UNKNOWN if call.call_sid is None else Status.FAILED, self._clock())
+            call = call.identified(found.call_sid).follow(found.status, self._clock())
+            return replace(call, duration_s=found.duration_s) if call.duration_s is None else call
 
-        await self._store.change(call.session_id, step)
-        self._note(call.session_id, Kind.STATUS, reported=status, looked_up=True)
+        settled = await self._store.change(call.session_id, step)
+        if settled.status is not call.status:
+            log.info("call was settled", session_id=call.session_id, status=settled.status)
+            self._note(call.session_id, Kind.STATUS, status=settled.status, looked_up=True)
+        return settled
+
+    async def _fetched(self, call_sid: CallSid) -> CarrierCall | None:
+        try:
+            return await self._carrier.fetch(call_sid)
+        except (CarrierRefused, CarrierUnavailable, CarrierAnswerLost):
+            return None
 
     async def _ring(self, call: Call) -> Call:
         give_up_at = asyncio.get_running_loop().time() + self._carrier_timeout_s
@@ -245,12 +278,15 @@ class Dialer:
         """The carrier may have rung: finds the call there instead of asking again. `give_up_at` is in loop time."""
         log.warning("carrier's answer to a call was lost, looking the call up", session_id=call.session_id)
         try:
-            # One at a time, so that two lost calls to one number are not both taken for the same call.
-            async with asyncio.timeout_at(give_up_at), self._adopting:
-                call = await self._store.get(call.session_id)
-                found = None if await self._has_twin(call) else await self._look_up(call)
-                if found is not None:
-                    return await self._initiated(call, found.call_sid)
+            async with asyncio.timeout_at(give_up_at):
+                while True:
+                    # One at a time, so that two lost calls to one number are not both taken for the same call.
+                    async with self._adopting:
+                        call = await self._store.get(call.session_id)
+                        found = None if await self._has_twin(call) else await self._look_up(call)
+                        if found is not None:
+                            return await self._initiated(call, found.call_sid)
+                    await asyncio.sleep(_LOOK_AGAIN_AFTER_S)
         except (CarrierRefused, CarrierUnavailable, CarrierAnswerLost, TimeoutError) as error:
             log.warning("lost call could not be looked up", session_id=call.session_id, error=type(error).__name__)
         detail = "the carrier's answer was lost and its list does not show the call; it may ring yet"

@@ -155,6 +155,8 @@ class Playback:
 
     def played(self, text: str) -> list[Utterance]:
         """A clause was played. Settles the utterances it shows to be over."""
+        if not text.strip():
+            return []
         self._reports_played = True
         self.playing = None
         if text.strip() in self._keys:
@@ -252,7 +254,9 @@ class Playback:
             ends = _find_all(utterance.sent, utterance.heard_to, fragment)
             places += [(abs(before + end - expected), index, end) for end in ends]
             before += len(utterance.sent)
-        if places:
+        if not places:
+            self._estimate_position(now)
+        else:
             _, index, end = min(places)
             for earlier in self._pending[:index]:
                 earlier.heard_to = len(earlier.sent)

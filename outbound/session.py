@@ -3,11 +3,12 @@
 import asyncio
 import time
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from contextlib import aclosing, suppress
 from dataclasses import replace
 from datetime import datetime
-from typing import assert_never
+from functools import partial
+from typing import Any, assert_never
 
 import structlog
 
@@ -25,7 +26,7 @@ from outbound.conversation import (
     StartReply,
     Talk,
 )
-from outbound.ports import Agent, Journal, Socket, SocketClosed, Store
+from outbound.ports import Agent, Journal, Socket, SocketClosed, Store, StoreUnavailable
 
 log = structlog.get_logger(__name__)
 
@@ -102,8 +103,10 @@ class LiveCall:
         agent: Agent,
         journal: Journal,
         limits: Limits,
+        language: str,
         frames_per_second: float,
         clock: Callable[[], datetime],
+        keep_opt_out: Callable[[], Coroutine[Any, Any, None]],
     ) -> None:
         self.call = call
         self.opened_at = clock()
@@ -112,6 +115,7 @@ class LiveCall:
         self._agent = agent
         self._journal = journal
         self._clock = clock
+        self._keep_opt_out = keep_opt_out
         # The loop's own clock may count whole milliseconds; ours is read for every turn's latency.
         self._time = time.monotonic
         self._budget = FrameBudget(frames_per_second, self._time())
@@ -120,6 +124,7 @@ class LiveCall:
             greeting=call.greeting,
             call_sid=call.call_sid,
             limits=replace(limits, max_duration_s=float(call.max_duration_s)),
+            language=language,
             now=self._time(),
         )
         self._tasks = asyncio.TaskGroup()
@@ -133,10 +138,10 @@ class LiveCall:
         return self._conversation.turns
 
     @property
-    def end_reason(self) -> EndReason | None:
+    def end_reason(self) -> EndReason:
         """Why the talk ended: what the conversation says, else what the way the socket closed tells."""
         closed_by = {1000: EndReason.CALLEE_HUNG_UP, 1001: EndReason.SERVER_STOPPED, 1012: EndReason.SERVER_STOPPED}
-        return self._conversation.end_reason or closed_by.get(self.close_code)
+        return self._conversation.end_reason or closed_by.get(self.close_code, EndReason.RELAY_FAILED)
 
     async def run(self, socket: Socket) -> None:
         """Talks until the socket is closed, by whichever side. Leaves no task behind."""
@@ -225,7 +230,9 @@ class LiveCall:
                     assert_never(effect)
 
     def _note(self, note: Note) -> None:
-        self.opted_out = self.opted_out or note.kind is Kind.OPTED_OUT
+        if note.kind is Kind.OPTED_OUT and not self.opted_out:
+            self.opted_out = True
+            self._tasks.create_task(self._keep_opt_out(), name="keep-opt-out")
         self._journal.write(Entry(self.call.session_id, self._clock(), note.kind, note.data))
 
     def _rouse(self) -> None:
@@ -261,6 +268,7 @@ class LiveCalls:
         store: Store,
         journal: Journal,
         limits: Limits,
+        language: str,
         frames_per_second: float,
         clock: Callable[[], datetime],
     ) -> None:
@@ -268,6 +276,7 @@ class LiveCalls:
         self._store = store
         self._journal = journal
         self._limits = limits
+        self._language = language
         self._frames_per_second = frames_per_second
         self._clock = clock
         self._live: dict[SessionId, LiveCall] = {}
@@ -288,8 +297,10 @@ class LiveCalls:
             agent=self._agent,
             journal=self._journal,
             limits=self._limits,
+            language=self._language,
             frames_per_second=self._frames_per_second,
             clock=self._clock,
+            keep_opt_out=partial(self._keep_opt_out, call.session_id),
         )
         self._live[call.session_id] = live
         log.info("talk begins")
@@ -304,8 +315,14 @@ class LiveCalls:
         self._journal.write(Entry(live.call.session_id, self._clock(), Kind.RELAY_CLOSED, {"code": live.close_code}))
 
         def step(call: Call) -> Call:
-            call = replace(call, opted_out=call.opted_out or live.opted_out)
-            return call.ended_for(live.end_reason) if live.end_reason is not None else call
+            return replace(call, opted_out=call.opted_out or live.opted_out).ended_for(live.end_reason)
 
         await self._store.change(live.call.session_id, step)
         await self._journal.flush()
+
+    async def _keep_opt_out(self, session_id: SessionId) -> None:
+        """Writes an opt-out down while the call goes on: no crash may lose it."""
+        try:
+            await self._store.change(session_id, lambda call: replace(call, opted_out=True))
+        except StoreUnavailable:
+            log.error("opt-out is not written down yet, it is tried again when the call ends")

@@ -15,7 +15,7 @@ from dotenv import dotenv_values
 from pydantic import SecretStr
 
 import config
-from config import Settings, SettingsError, load
+from config import Settings, SettingsError, Values, load
 
 ROOT = Path(__file__).parent.parent
 EXAMPLE = ROOT / ".env.example"
@@ -37,10 +37,13 @@ def nothing_set(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     for name in os.environ:
         if name.upper() in NAMES:
             monkeypatch.delenv(name)
-    monkeypatch.setitem(Settings.model_config, "env_file", None)
-    config._loaded.cache_clear()
+    for kind in (Values, Settings):
+        monkeypatch.setitem(kind.model_config, "env_file", None)
+    for read in (config._loaded, config._values):
+        read.cache_clear()
     yield
-    config._loaded.cache_clear()
+    for read in (config._loaded, config._values):
+        read.cache_clear()
 
 
 @pytest.fixture
@@ -214,6 +217,8 @@ def test_keys_are_separated_by_commas_and_secret(loaded: Load, given: str) -> No
         ({"ALLOWED_COUNTRIES": "*"}, {"*"}),
         ({**TWILIO, **REACHABLE, "TWILIO_PHONE_NUMBER": "+493012345678"}, {"DE"}),
         ({**TWILIO, **REACHABLE, "TWILIO_PHONE_NUMBER": "+493012345678", "ALLOWED_COUNTRIES": "AT"}, {"AT"}),
+        ({**TWILIO, "CARRIER": "simulator", "TWILIO_PHONE_NUMBER": "+442071838750"}, {"US"}),
+        ({"CARRIER": "simulator", "TWILIO_PHONE_NUMBER": "+442071838750", "ALLOWED_COUNTRIES": "GB"}, {"GB"}),
     ],
 )
 def test_we_may_ring_the_countries_that_were_set_or_else_our_own(
@@ -238,7 +243,7 @@ def test_we_may_ring_the_countries_that_were_set_or_else_our_own(
         ("RELAY_DTMF_DETECTION", "false", False),
         ("LOG_PII", "1", True),
         ("CARRIER_TIMEOUT", "2.5", 2.5),
-        ("SHUTDOWN_TIMEOUT", "0", 0.0),
+        ("DRAIN_TIMEOUT", "0", 0.0),
     ],
 )
 def test_a_value_is_read(loaded: Load, name: str, given: str, value: object) -> None:
@@ -298,6 +303,33 @@ def test_a_setting_can_be_imported_by_its_name(monkeypatch: pytest.MonkeyPatch) 
     assert TWILIO["TWILIO_ACCOUNT_SID"] == TWILIO_ACCOUNT_SID
     assert TWILIO["TWILIO_AUTH_TOKEN"] == TWILIO_AUTH_TOKEN
     assert (HOST, PORT) == ("0.0.0.0", 8000)  # noqa: S104 - compared, not bound
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        {"TWILIO_ACCOUNT_SID": TWILIO["TWILIO_ACCOUNT_SID"]},
+        TWILIO,
+        {**TWILIO, "CARRIER": "twilio", "SERVER_BASE_URL": "http://agent.example.com"},
+    ],
+    ids=["alone", "no-address", "http-address"],
+)
+def test_a_setting_can_be_imported_where_the_settings_as_a_whole_are_incomplete(
+    monkeypatch: pytest.MonkeyPatch, given: dict[str, str]
+) -> None:
+    for name, value in given.items():
+        monkeypatch.setenv(name, value)
+    from config import PORT, TWILIO_ACCOUNT_SID
+
+    assert (TWILIO["TWILIO_ACCOUNT_SID"], 8000) == (TWILIO_ACCOUNT_SID, PORT)
+    with pytest.raises(SettingsError):
+        config.settings  # noqa: B018 - reading it reads the whole
+
+
+def test_a_wrong_value_cannot_be_imported_and_is_told_in_plain_words(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PORT", "canary")
+    with pytest.raises(SettingsError, match=r"^PORT: (?!.*canary)"):
+        config.PORT  # noqa: B018 - reading it is the test
 
 
 @pytest.mark.parametrize("name", sorted(NAMES))

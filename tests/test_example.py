@@ -5,13 +5,21 @@ import os
 import re
 import socket
 import sys
+import time
 from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
+import uvicorn
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
 
 from outbound.simulator import Callee
-from tests.server import FRIENDLY, Running, running
+from tests.server import FRIENDLY, Running, listening, running
 from tests.web.asking import BUSY, IN_GERMANY, NEVER_ANSWERS
 
 ROOT = Path(__file__).parent.parent
@@ -143,6 +151,38 @@ async def test_a_server_that_dies_in_the_middle_is_told(tmp_path: Path) -> None:
     outcome = await waiting
     assert outcome.code == 1, outcome.told
     assert "is the server running?" in outcome.told
+
+
+@pytest.mark.parametrize(
+    ("placed_ago_s", "code", "words"),
+    [
+        (60 + 600 + 5, 1, "gave up: the call is still in-progress, 11 minutes after it was placed"),
+        (60 + 600 - 30, 0, "outcome: completed"),
+    ],
+)
+async def test_a_call_that_does_not_end_is_given_up(placed_ago_s: float, code: int, words: str) -> None:
+    asked: list[float] = []
+    placed_at = datetime.now(UTC) - timedelta(seconds=placed_ago_s)
+
+    async def initiate(_: Request) -> Response:
+        return JSONResponse({"session_id": "s", "phone_number": FRIENDLY, "status": "initiated"})
+
+    async def whole(_: Request) -> Response:
+        asked.append(time.monotonic())
+        empty: dict[str, list[str]] = {"journal": [], "turn_latencies": [], "transcript": []}
+        none = dict.fromkeys(("end_reason", "error", "duration_s"))
+        status = "completed" if len(asked) == 5 else "in-progress"
+        started_at = placed_at.isoformat().replace("+00:00", "Z")
+        return JSONResponse({**empty, **none, "status": status, "started_at": started_at, "max_duration_s": 60})
+
+    app = Starlette(routes=[Route("/call/initiate", initiate, methods=["POST"]), Route("/calls/s", whole)])
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        address = f"http://127.0.0.1:{listener.getsockname()[1]}"
+        async with listening(uvicorn.Config(app, log_config=None), listener):
+            outcome = await run(FRIENDLY, "--server", address)
+    assert outcome.code == code, outcome.told
+    assert outcome.told.splitlines()[-1] == words
+    assert all(after - before >= 0.19 for before, after in pairwise(asked)), "it asks every 0.2 s"
 
 
 @pytest.mark.parametrize("arguments", [[], [FRIENDLY, "--variable", "nameless"], [FRIENDLY, "--nonsense"]])

@@ -140,7 +140,8 @@ def test_arguments_after_test_go_to_pytest(checkout: Path) -> None:
 
 
 def test_the_demo_shows_a_whole_call_and_leaves_nothing_behind(checkout: Path) -> None:
-    done = run(checkout, "demo", SIMULATOR_SPEED="20")
+    of_the_user = {"TWILIO_PHONE_NUMBER": "+442071838750", "ALLOWED_COUNTRIES": "GB"}
+    done = run(checkout, "demo", SIMULATOR_SPEED="20", **of_the_user)
     assert done.returncode == 0, done.stderr + done.stdout
     assert re.search(r"^call \S+ to \+12025550106: initiated$", done.stdout, re.MULTILINE)
     assert re.search(r"^agent   \S", done.stdout, re.MULTILINE)

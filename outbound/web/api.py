@@ -207,6 +207,10 @@ async def initiate_call(
 ) -> Initiated | JSONResponse:
     """Rings a number."""
     house = _house(request)
+    if house.readiness.draining:
+        raise Problem(
+            503, "draining", "the server is being stopped; try again in a moment", headers={"Retry-After": "10"}
+        )
     await house.gatekeeper.count(client, "initiate")
     greeting = fill(body.greeting if body.greeting is not None else house.greeting, body.variables)
     call = await house.dialer.place(

@@ -16,14 +16,20 @@ router = APIRouter(responses=documented(413, 500))
 CHECK_WITHIN_S = 5.0
 REMEMBER_FOR_S = 15.0
 """How long an answer of the outside is good: probes come every few seconds and must not become its load."""
+REMEMBER_FAILURE_FOR_S = 2.0
+"""How long a failure is: short, so that recovery is seen soon, and yet a storm of probes causes one check."""
 
 
 class Readiness:
     """Asks each part whether it could take a call now. A check raises where it could not."""
 
     def __init__(self, checks: Mapping[str, Callable[[], Awaitable[None]]]) -> None:
+        self.draining = False
+        """The process is being stopped: calls go on, and no new ones are placed."""
         self._checks = checks
         self._known: dict[str, tuple[float, bool]] = {}
+        # Who asks while a check is under way waits for its answer instead of making another.
+        self._checking = {name: asyncio.Lock() for name in checks}
 
     async def report(self) -> dict[str, bool]:
         """Each part by name, and whether it is fit."""
@@ -31,19 +37,23 @@ class Readiness:
         return dict(zip(self._checks, answers, strict=True))
 
     async def _fit(self, name: str) -> bool:
-        asked_at, fit = self._known.get(name, (float("-inf"), False))
-        if fit and time.monotonic() - asked_at < REMEMBER_FOR_S:
-            return True
+        async with self._checking[name]:
+            known_since, fit = self._known.get(name, (float("-inf"), False))
+            if time.monotonic() - known_since < (REMEMBER_FOR_S if fit else REMEMBER_FAILURE_FOR_S):
+                return fit
+            fit = await self._check(name)
+            self._known[name] = (time.monotonic(), fit)
+            return fit
+
+    async def _check(self, name: str) -> bool:
         try:
             async with asyncio.timeout(CHECK_WITHIN_S):
                 await self._checks[name]()
-            fit = True
         except Exception as error:
             # Whatever a part raises, it is not fit; the log has the reason, the prober does not.
             log.warning("not ready", part=name, error=type(error).__name__, reason=str(error))
-            fit = False
-        self._known[name] = (time.monotonic(), fit)
-        return fit
+            return False
+        return True
 
 
 @router.get("/health")
@@ -54,8 +64,9 @@ async def health() -> dict[str, str]:
 
 @router.get("/ready", responses={503: {"description": "a part is not fit"}})
 async def ready(request: Request) -> JSONResponse:
-    """Whether a call could be placed and carried now; 503 with the parts that are not fit."""
-    parts = await request.app.state.house.readiness.report()
-    fit = all(parts.values())
+    """Whether a call could be placed and carried now; 503 with the parts that are not fit, or while draining."""
+    readiness: Readiness = request.app.state.house.readiness
+    parts = await readiness.report()
     checks = {name: "ok" if part_is_fit else "failed" for name, part_is_fit in parts.items()}
-    return JSONResponse({"status": "ready" if fit else "not ready", "checks": checks}, 200 if fit else 503)
+    status = "draining" if readiness.draining else "ready" if all(parts.values()) else "not ready"
+    return JSONResponse({"status": status, "checks": checks}, 200 if status == "ready" else 503)

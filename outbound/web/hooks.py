@@ -65,7 +65,10 @@ def _lower(connection: HTTPConnection) -> Mapping[str, str]:
 
 
 def _session(request: Request) -> SessionId:
-    return SessionId(request.query_params.get("session_id", ""))
+    """The call a link belongs to; every line the log gets from here on names it."""
+    session_id = SessionId(request.query_params.get("session_id", ""))
+    structlog.contextvars.bind_contextvars(session_id=session_id)
+    return session_id
 
 
 def _markup(document: str) -> Response:
@@ -141,7 +144,7 @@ async def relay_socket(socket: WebSocket, session_id: str) -> None:
             )
         except CallNotFound:
             call = None
-        if call is None or not call.status.is_active or call.session_id in house.live.by_session:
+        if call is None or not call.is_to_be_talked_on or call.session_id in house.live.by_session:
             log.warning("relay socket refused: no such live call")
             await socket.close(1008)
             return

@@ -26,9 +26,23 @@ LOCAL = Principal("local")
 LOOPBACK_PEERS = frozenset({"127.0.0.1", "::1", "::ffff:127.0.0.1"})
 LOCAL_HOSTS = frozenset({"localhost", "127.0.0.1", "::1"})
 FORWARDING_HEADERS = frozenset(
-    {"forwarded", "via", "x-real-ip", "true-client-ip", "cf-connecting-ip", "x-original-host", "x-client-ip"}
+    {
+        "forwarded",
+        "via",
+        "x-real-ip",
+        "x-client-ip",
+        "x-cluster-client-ip",
+        "x-original-forwarded-for",
+        "x-original-host",
+        "x-original-url",
+        "x-envoy-external-address",
+        "true-client-ip",
+        "cf-connecting-ip",
+        "fly-client-ip",
+    }
 )
-"""What proxies and tunnels add, besides everything that begins with `x-forwarded-`."""
+"""What proxies and tunnels add, besides everything that begins as one of FORWARDING_PREFIXES."""
+FORWARDING_PREFIXES = ("x-forwarded", "ngrok-")
 
 BODY_LIMIT = 64 * 1024
 """Bytes. A call's request and a carrier's form are a few kilobytes."""
@@ -83,12 +97,8 @@ class Gatekeeper:
     def _by_key(self, headers: Headers) -> Principal:
         scheme, _, token = headers.get("authorization", "").partition(" ")
         offered = token.strip() if scheme.lower() == "bearer" else headers.get("x-api-key", "")
-        matches = [
-            # Every key is compared, in constant time, so that the answer's timing tells nothing.
-            key
-            for key in self.keys
-            if hmac.compare_digest(key.get_secret_value().encode(), offered.encode())
-        ]
+        # Every key is compared, in constant time, so that the answer's timing tells nothing.
+        matches = [key for key in self.keys if hmac.compare_digest(key.get_secret_value().encode(), offered.encode())]
         if not offered or not matches:
             raise Problem(
                 401,
@@ -108,7 +118,7 @@ def is_local(request: Request) -> bool:
     headers = request.headers
     if request.client is None or request.client.host not in LOOPBACK_PEERS:
         return False
-    if any(name in FORWARDING_HEADERS or name.startswith("x-forwarded-") for name in headers):
+    if any(name in FORWARDING_HEADERS or name.startswith(FORWARDING_PREFIXES) for name in headers):
         return False
     origin = headers.get("origin")
     return _host_of(f"//{headers.get('host', '')}") in LOCAL_HOSTS and (

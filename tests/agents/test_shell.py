@@ -50,6 +50,16 @@ def test_the_history_is_heard() -> None:
     assert generate_dummy_response("what?", HISTORY) == "I said: I am calling."
 
 
+def test_a_transcript_is_a_history_too() -> None:
+    transcript = [{"role": "agent", "text": "Hello."}, {"role": "callee", "text": "Yes?"}]
+    assert generate_dummy_response("what?", transcript) == "I said: Hello."
+
+
+def test_what_the_system_says_is_left_out() -> None:
+    told = [{"role": "system", "content": "Be kind."}]
+    assert get_agent_response("hello", [*told, *HISTORY], agent=Echo()) == "5 Hello.: hello"
+
+
 @pytest.mark.usefixtures("configured")
 def test_a_configured_agent_answers() -> None:
     assert get_agent_response("hello", HISTORY) == "5 Hello.: hello"

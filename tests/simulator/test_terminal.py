@@ -39,10 +39,15 @@ def call(*arguments: str) -> tuple[str, ...]:
     return ("call", "--main", str(HERE / "fake_main.py"), "--speed", "20", *arguments)
 
 
-async def test_a_call_is_heard_and_answered_in_the_terminal() -> None:
+def logs(folder: Path) -> list[Path]:
+    return list(folder.glob("outbound-server-*.log"))
+
+
+async def test_a_call_is_heard_and_answered_in_the_terminal(tmp_path: Path) -> None:
     typed = "Good morning.\n/interrupt 2 Wait a moment.\n/press 7\n"
-    code, out, err = await run(*call(), typed=typed)
+    code, out, err = await run(*call(), typed=typed, TMPDIR=str(tmp_path))
     assert (code, err) == (0, "")
+    assert not logs(tmp_path), "the server's log is gone when all went well"
     lines = [line.strip() for line in out.splitlines()]
     assert "agent:  Hello, this is the fake agent." in lines
     assert "callee: Good morning." in lines
@@ -76,11 +81,41 @@ async def test_the_interrupt_key_hangs_up() -> None:
         ("FAKE_REFUSES", "answered 403: "),
     ],
 )
-async def test_a_call_that_does_not_come_about_says_why(fault: str, reason: str) -> None:
-    code, _, err = await run(*call(), **{fault: "1"})
+async def test_a_call_that_does_not_come_about_says_why(tmp_path: Path, fault: str, reason: str) -> None:
+    code, _, err = await run(*call(), **{fault: "1", "TMPDIR": str(tmp_path)})
     assert code == 1
     assert reason in err
-    assert "the server's log is " in err
+    (log,) = logs(tmp_path)
+    assert f"the server's log is {log}; it ends:\n" in err
+
+
+async def test_a_call_to_which_no_agent_comes_keeps_the_servers_log(tmp_path: Path) -> None:
+    main = tmp_path / "main.py"
+    speechless = (HERE / "fake_main.py").read_text().replace("ConversationRelay url=", "ConversationRelay link=")
+    main.write_text(speechless)
+    code, _, err = await run("call", "--main", str(main), "--speed", "20", TMPDIR=str(tmp_path))
+    assert code == 1
+    assert "the agent never came to the line" in err
+    (log,) = logs(tmp_path)
+    assert f"the server's log is {log}; it ends:\n" in err
+
+
+async def test_practice_rings_any_country_and_leaves_the_users_calls_alone(tmp_path: Path) -> None:
+    main = tmp_path / "main.py"
+    main.write_text(f"import sys\nsys.path.insert(0, {str(HERE.parents[1])!r})\nimport main\nsys.exit(main.main())\n")
+    theirs = tmp_path / "theirs.db"
+    of_the_user = {
+        "TWILIO_PHONE_NUMBER": "+442071838750",
+        "ALLOWED_COUNTRIES": "GB",
+        "DATABASE_URL": f"sqlite:///{theirs}",
+        "LLM_MODEL": "scripted",
+        "TMPDIR": str(tmp_path),
+    }
+    code, out, err = await run("call", "--main", str(main), "--to", "+12025550101", "--speed", "20", **of_the_user)
+    assert code == 0, err
+    assert "The call is " in out
+    assert (tmp_path / "demo.db").exists()
+    assert not theirs.exists()
 
 
 async def test_the_callees_are_listed() -> None:

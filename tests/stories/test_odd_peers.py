@@ -250,6 +250,47 @@ async def test_an_unknown_or_finished_session_is_refused(stage: Stage) -> None:
     assert (await peer.record())["status"] == "completed"
 
 
+async def test_a_call_whose_talk_is_over_is_not_talked_on_again(stage: Stage) -> None:
+    peer = await stage.talk()
+    async with peer.socket() as relay:
+        await relay.setup()
+        await relay.asks("Goodbye.")
+        await relay.until(lambda relay: relay.frames[-1]["type"] == "end")
+    await until(peer.record, lambda record: record["end_reason"] == "agent_said_goodbye")
+
+    headers = {"X-Twilio-Signature": signature(peer.relay_url)}
+    assert await peer.refusal(peer.relay_url, **headers) == 403
+    assert "<Connect>" not in await peer.picks_up()
+
+
+async def test_an_opt_out_is_kept_while_the_call_goes_on(stage: Stage) -> None:
+    peer = await stage.talk()
+    async with peer.socket() as relay:
+        await relay.setup()
+        await relay.prompt("Please stop calling me.")
+        await relay.reply()
+        record = await until(peer.record, lambda record: record["opted_out"])
+        assert record["ended_at"] is None
+
+
+# No ghosts.
+
+
+async def test_a_session_the_callee_ended_ends_the_call_without_another_callback(stage: Stage) -> None:
+    peer = await stage.talk()
+    await peer.session_is_over("completed")
+    assert (await peer.record())["status"] == "completed"
+    assert await stage.active() == []
+
+
+async def test_hanging_up_what_the_carrier_has_ended_long_ago_settles_it(stage: Stage) -> None:
+    peer = await stage.talk()
+    stage.exchange.status = "completed"
+    response = await stage.client.post(f"/calls/{peer.session_id}/hangup")
+    assert response.json()["status"] == "completed"
+    assert await stage.active() == []
+
+
 # Webhooks.
 
 

@@ -63,7 +63,7 @@ def environment(tmp_path: Path, api_base_url: str, port: int) -> dict[str, str]:
         "HOST": "127.0.0.1",
         "PORT": str(port),
         "DATABASE_URL": f"sqlite:///{tmp_path / 'calls.db'}",
-        "SHUTDOWN_TIMEOUT": "1",
+        "DRAIN_TIMEOUT": "0",
     }
 
 
@@ -111,8 +111,9 @@ class Watch:
 
 
 async def restarted(tmp_path: Path, api_base_url: str) -> tuple[Message, list[Message]]:
-    """Starts the product again on the same database: the one call there is, and the active ones."""
+    """Starts the product again on the same database, and lets it settle what was left: the call, the active ones."""
     async with hosted(tmp_path, api_base_url) as client:
+        await until(lambda: client.get("/calls/active"), lambda answer: answer.json()["count"] == 0)
         listed = (await client.get("/calls")).json()["calls"]
         assert len(listed) == 1
         record: Message = (await client.get(f"/calls/{listed[0]['session_id']}")).json()
@@ -171,6 +172,30 @@ async def test_a_gentle_stop_exits_with_0_and_leaves_the_journal_whole(tmp_path:
     assert [line["text"] for line in record["transcript"] if line["role"] == "callee"][: len(said)] == said
     begun = noted(record, "agent_began", "line")
     assert noted(record, "agent_said", "line") == begun
+
+
+async def test_a_server_that_is_stopped_lets_the_talk_end_and_places_no_other(tmp_path: Path) -> None:
+    watch, port = Watch(), free_port()
+    base_url = f"http://127.0.0.1:{port}"
+    async with (
+        watch.network.serve() as api_base_url,
+        httpx.AsyncClient(base_url=base_url, trust_env=False, timeout=30) as client,
+    ):
+        settings = environment(tmp_path, api_base_url, port) | {"DRAIN_TIMEOUT": "30"}
+        async with process(settings) as server:
+            call = await watch.place_through(base_url)
+            await watch.is_well_under_way(call)
+            server.terminate()
+            await until(lambda: client.get("/ready"), lambda answer: answer.json()["status"] == "draining")
+            refused = await client.post("/call/initiate", json={"to": FRIENDLY})
+            async with asyncio.timeout(30):
+                assert await server.wait() == 0
+        record, _ = await restarted(tmp_path, api_base_url)
+
+    assert refused.status_code == 503
+    assert refused.json()["code"] == "draining"
+    assert refused.headers["retry-after"]
+    assert record["end_reason"] == "agent_said_goodbye"
 
 
 async def test_half_a_set_of_credentials_is_refused_with_the_name_of_the_missing_half(tmp_path: Path) -> None:

@@ -299,7 +299,7 @@ def test_a_flood_of_prompts_costs_a_bounded_number_of_replies_and_loses_no_word(
     for count in range(2_000):
         talk.prompt(f"prompt {count}")
         talk.wait(0.005)
-    assert len(started(talk.history)) <= 12
+    assert len(started(talk.history)) <= 15
     assert set(outcomes(talk.history)) == {"superseded"}
     effects = talk.wait(2)
     (reply,) = started(effects)
@@ -326,14 +326,24 @@ def test_replies_to_an_endless_flood_do_not_run_out_of_numbers() -> None:
     assert len(started(talk.history)) == 1_200
 
 
-def test_two_prompts_at_once_are_answered_together() -> None:
+def test_prompts_in_a_burst_are_answered_together() -> None:
     talk = Talk()
-    first = talk.prompt("One.")
-    second = talk.prompt("Two.")
-    assert len(started(first)) == 1
-    assert started(second) == []
-    (reply,) = started(talk.wait(0.6))
-    assert [line.text for line in reply.lines] == ["One.", "Two."]
+    for text in ("One.", "Two.", "Three.", "Four."):
+        (reply,) = started(talk.prompt(text))
+    assert [line.text for line in reply.lines] == ["One.", "Two.", "Three.", "Four."]
+    assert started(talk.prompt("Five.")) == []
+    assert started(talk.prompt("Six.")) == []
+    (reply,) = started(talk.wait(1.1))
+    assert [line.text for line in reply.lines[4:]] == ["Five.", "Six."]
+
+
+def test_the_wait_for_an_answer_counts_from_the_words_and_not_from_when_the_agent_was_asked() -> None:
+    talk = Talk()
+    for _ in range(5):
+        talk.prompt("Well?")
+    talk.wait(1.1)
+    effects = talk.answer("Yes.")
+    assert noted(effects, Kind.TURN)[0]["first_text_ms"] >= 1_000
 
 
 # Interruptions.

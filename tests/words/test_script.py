@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from agents import ScriptedAgent
 from outbound.conversation import EndCall, Line, OptOut, Piece, Say, Talk
-from outbound.script import OFFER, meaning, rules, script
+from outbound.script import LANGUAGES, OFFER, Language, language_of, meaning, rules, script
 from tests.agents.talks import GREETING, agent, callee, talk, words
 
 ENGLISH = {
@@ -35,6 +35,11 @@ ENGLISH = {
         "not interested stop calling",
         "I'm busy, and stop calling me",
         "Yes, hello, please don't ring me again",
+        "Remove me",
+        "remove me, please",
+        "Get me off this list",
+        "I said stop calling me!",
+        "Are you a robot? Stop calling me!",
     ),
     "robot": (
         "Are you a robot?",
@@ -44,7 +49,23 @@ ENGLISH = {
         "You sound like a machine",
         "is this an automated call... are you real?",
         "Is this AI?",
+        "Are you a real person?",
+        "Am I talking to a human?",
     ),
+    "recorded": ("Are you recording this?", "Is this call being recorded?", "Am I being recorded?"),
+    "loss": ("I am sorry, she passed away", "My husband died"),
+    "spanish": ("Could you speak Spanish please", "Spanish please", "I don't speak English", "No speak English"),
+    "english": ("Do you speak English?", "In English, please"),
+    "scam": ("Is this a scam?", "It's a scam"),
+    "source": (
+        "How did you get my number?",
+        "Who gave you my number",
+        "Where did you get this number from?",
+        "How come you have my number",
+    ),
+    "complaint": ("I do have a complaint", "I will sue you"),
+    "price": ("I would like to know the price", "How much is it?", "tell me what it costs"),
+    "maybe": ("maybe", "I guess", "I guess so", "I don't know", "Not sure"),
     "screening": (
         "Hi, if you record your name and reason for calling, I'll see if this person is available.",
         "The person you're calling is using a screening service. Go ahead and say your name, and why you're calling.",
@@ -77,6 +98,7 @@ ENGLISH = {
         "which company?",
         "Who am I speaking with",
         "May I ask who is on the phone?",
+        "who?",
     ),
     "why": (
         "What is this about?",
@@ -84,6 +106,7 @@ ENGLISH = {
         "what do you want",
         "How can I help you?",
         "What's the call about",
+        "why?",
     ),
     "go_on": ("Go ahead.", "don't stop", "I'm not busy", "please continue", "tell me more", "don't hang up"),
     "later": (
@@ -107,10 +130,11 @@ ENGLISH = {
         "I didn't catch that",
         "Can you repeat that",
         "I can't hear you",
+        "I can barely hear you",
         "I don't understand",
     ),
     "bye": ("Goodbye", "bye bye", "have a nice day", "I have to go", "That's all"),
-    "hold": ("Hold on", "one moment please", "wait a second", "hang on", "Stop."),
+    "hold": ("Hold on", "one moment please", "wait a second", "hang on", "please hold", "Stop.", "STOP!"),
     "how_are_you": ("How are you today?",),
     "thanks": ("Thank you", "thanks a lot"),
     "hello": ("Hello?", "hi there", "Good morning", "can you hear me?", "are you still there"),
@@ -126,9 +150,12 @@ ENGLISH = {
         "No problem",
         "speaking",
         "That's right",
+        "I do",
+        "I will!",
+        "good",
     ),
     "long": ("the weather was fine and " * 10,),
-    "unclear": ("", "...", "purple elephant", "hmm the thing", "mumble mumble"),
+    "unclear": ("", "...", "purple elephant", "hmm the thing", "mumble mumble", "Good question", "I am John"),
 }
 """Everything here is said in a talk whose language is English."""
 
@@ -145,25 +172,41 @@ SPANISH = {
         "No, deje de molestarme",
         "No quiero que me llamen",
         "No me interesa, no me llamen más",
+        "Bórreme, por favor",
     ),
-    "robot": ("¿Es usted un robot?", "¿Hablo con una máquina?", "¿eres una persona?", "¿Es una grabación?"),
+    "robot": (
+        "¿Es usted un robot?",
+        "¿Hablo con una máquina?",
+        "¿eres una persona?",
+        "¿Es una grabación?",
+        "¿Es usted una persona?",
+    ),
+    "recorded": ("¿Está grabando esto?", "¿Se graba esta llamada?"),
+    "loss": ("Falleció el año pasado",),
+    "spanish": ("¿Habla español?", "no hablo inglés", "En español, por favor"),
+    "english": ("¿Habla inglés?",),
+    "scam": ("es una estafa",),
+    "source": ("¿Cómo consiguió mi número?", "¿Quién le dio mi número?"),
+    "complaint": ("Tengo una queja",),
+    "price": ("cuánto cuesta", "¿Cuál es el precio?"),
+    "maybe": ("quizás", "tal vez", "no sé"),
     "screening": ("Por favor diga su nombre y el motivo de su llamada",),
     "machine": ("Deje su mensaje después del tono", "Este es el buzón de voz", "No podemos atender su llamada"),
     "wrong_number": ("Número equivocado", "Se ha equivocado", "Aquí no vive nadie así", "no hay nadie con ese nombre"),
     "person": ("Quiero hablar con una persona", "páseme con su gerente", "Póngame con el encargado"),
-    "who": ("¿Quién es?", "¿Quién habla?", "¿De parte de quién?", "¿de qué empresa?"),
-    "why": ("¿Por qué me llama?", "¿De qué se trata?", "¿Qué quiere?", "¿En qué puedo ayudarle?"),
+    "who": ("¿Quién es?", "¿Quién habla?", "¿De parte de quién?", "¿de qué empresa?", "¿Quién?"),
+    "why": ("¿Por qué me llama?", "¿De qué se trata?", "¿Qué quiere?", "¿Por qué?", "¿En qué puedo ayudarle?"),
     "go_on": ("Dígame", "Adelante", "¿Diga?", "No estoy ocupado", "No cuelgue"),
     "later": ("Llámeme más tarde", "Estoy ocupada", "Estoy manejando", "No puedo hablar", "no me llame ahora"),
     "decline": ("No me interesa", "No, gracias", "no quiero nada"),
-    "repeat": ("¿Cómo?", "¿Mande?", "Repita, por favor", "No le entiendo", "Más despacio"),
+    "repeat": ("¿Cómo?", "¿Mande?", "Repita, por favor", "No le entiendo", "¿me puede repetir?", "Más despacio"),
     "bye": ("Adiós", "Hasta luego", "Eso es todo", "Que tenga un buen día"),
     "hold": ("Un momento", "Espere", "deme un segundo"),
     "how_are_you": ("¿Cómo está?",),
     "thanks": ("Gracias", "muchas gracias"),
     "hello": ("Hola", "Buenos días", "¿Aló?", "¿Me escucha?"),
     "no": ("No.", "para nada", "Claro que no"),
-    "yes": ("Sí", "Claro", "vale", "Bueno, sí", "Soy yo"),
+    "yes": ("Sí", "Claro", "vale", "Bueno, sí", "Soy yo", "ok"),
     "unclear": ("un perro azul",),
 }
 
@@ -210,8 +253,18 @@ def test_a_negated_saying_has_not(intent: str, said: str) -> None:
 def test_every_rule_has_sentences_in_both_languages() -> None:
     for rule in rules().values():
         assert rule.marks <= {"ends", "opts-out", "in-a-row"}
-        assert len(rule.says["en"]) == len(rule.says["es"]) > 0
-        assert rule.then or len(rule.says["en"]) > 1, f"{rule.intent} would say the same again"
+        said = [
+            rule.says[language] for language in LANGUAGES if rule.intent != {"en": "spanish", "es": "english"}[language]
+        ]
+        assert len({len(sentences) for sentences in said}) == 1
+        assert all(rule.then or len(sentences) > 1 for sentences in said), f"{rule.intent} would say the same again"
+
+
+@pytest.mark.parametrize("language", LANGUAGES)
+def test_the_language_of_each_of_its_sentences_is_known(language: Language) -> None:
+    for rule in rules().values():
+        for sentences in rule.says[language]:
+            assert language_of(talk(agent(sentences), "brrr")) == language, sentences
 
 
 @pytest.mark.parametrize("said", [said for _, intent, said in TABLE if intent == "opt_out"])
@@ -252,7 +305,71 @@ def test_it_stays_in_the_language_it_spoke_last() -> None:
 
 
 def test_without_variables_it_still_knows_what_it_is() -> None:
-    assert words(list(script(talk("are you a robot?", variables={})))).startswith("Yes, I am an AI assistant")
+    assert words(list(script(talk("are you a robot?", variables={})))).startswith("I am an AI assistant")
+
+
+@pytest.mark.parametrize("said", [*ENGLISH["robot"], *SPANISH["robot"]])
+def test_not_one_word_about_what_it_is_is_a_lie(said: str) -> None:
+    assert re.match("I am an AI assistant, not a person|Soy un asistente de inteligencia artificial", answer(said))
+
+
+def test_it_says_that_notes_are_kept() -> None:
+    assert "kept in writing" in answer("Are you recording this?")
+
+
+def test_an_opt_out_is_confirmed_as_often_as_it_is_asked_for() -> None:
+    confirmed = list(script(talk("stop calling me")))
+    again = talk("stop calling me", agent(words(confirmed)), "I said stop calling me!")
+    assert list(script(again)) == confirmed
+    assert confirmed[-2:] == [OptOut(), EndCall()]
+
+
+def test_it_does_not_know_prices_and_says_so() -> None:
+    assert answer("How much is it?").startswith("I do not know any prices")
+    assert answer("cuánto cuesta").startswith("No sé los precios")
+
+
+@pytest.mark.parametrize("said", ["Could you speak Spanish please", "¿Habla español?", "no hablo inglés"])
+def test_it_changes_to_spanish_and_stays_there(said: str) -> None:
+    _, asked, unclear = converse(said, "¿Cuánto cuesta?", "brrr")
+    assert answer(said).startswith("Claro, hablemos en español. Le llamo")
+    assert asked.startswith("No sé los precios")
+    assert "entendí" in unclear
+
+
+def test_it_changes_to_english_and_stays_there() -> None:
+    assert converse("¿Quién es?", "English please", "brrr")[1:] == [
+        "Of course, let us speak English. I am calling about your appointment on Monday. Is that all right with you?",
+        "I am sorry, I did not quite get that. Could you say it in other words?",
+    ]
+
+
+def test_a_talk_in_spanish_stays_in_spanish() -> None:
+    said = talk(
+        agent("", interrupted=True), "Sí, dígame", agent("Como le decía: Le llamo por lo siguiente: your"), "brrr"
+    )
+    assert language_of(said) == "es"
+    assert language_of(talk("Sí, dígame", agent("", interrupted=True), "brrr")) == "es"
+    assert "entendí" in answer("¿Trabajan los domingos?")
+    about = {"purpose": "the things you would like to know about this and that"}
+    assert language_of(talk(agent(f"Es solo esto: {about['purpose']}."), "brrr", variables=about)) == "es"
+
+
+def test_a_spanish_speaker_is_not_read_an_english_sentence_again() -> None:
+    first, second = converse("¿me puede repetir?", "¿Cómo?")
+    introduction = (
+        "Le habla Ana, asistente de inteligencia artificial de Acme. "
+        "Le llamo por lo siguiente: your appointment on Monday."
+    )
+    assert first == f"Le decía: {introduction}"
+    assert second == f"Una vez más: {introduction}"
+
+
+def test_whoever_says_only_hello_is_taken_leave_of() -> None:
+    said = converse(*["hello?"] * 9)
+    assert len(set(said)) == len(said) == 4
+    assert said[3].endswith("Goodbye.")
+    assert converse(*["¿Aló?"] * 9)[3].endswith("Adiós.")
 
 
 def test_values_are_spoken_without_markup_and_braces_are_harmless() -> None:
@@ -351,6 +468,11 @@ async def test_a_reply_can_be_closed_at_any_piece() -> None:
 def test_a_long_talk_takes_no_longer_than_its_length() -> None:
     lines = [line for i in range(2000) for line in (callee(f"yes {i}"), agent(f"Sentence {i}."))]
     assert words(list(script(talk(*lines, "what?")))) == "I said: Sentence 1999."
+
+
+def answer(said: str) -> str:
+    """The agent's reply to this, right after the greeting."""
+    return words(list(script(talk(said))))
 
 
 def converse(*sayings: str) -> list[str]:
