@@ -248,12 +248,18 @@ class UnknownVariableError(ValueError):
 
 
 _PLACEHOLDER = re.compile(r"\{\s*([A-Za-z_][A-Za-z0-9_]*)\s*\}")
-_SAYS_AI = re.compile(
-    r"\b((?-i:AI|A\.I\.|IA|I\.A\.|KI)|an ai|una ia|artificial intelligence|robot|bot|inteligencia artificial"
-    r"|künstliche intelligenz)(?!\w)",
-    re.I,
+_AI = (
+    r"(?:(?-i:AI|A\.I\.|IA|I\.A\.|KI)|an ai|una ia|artificial intelligence|robot|bot|inteligencia artificial"
+    r"|künstliche intelligenz)(?!\w)"
 )
 """Abbreviations count in capitals only: `j'ai`, `ai clienti` and the name Ai are something else."""
+_SAYS_AI = re.compile(
+    r"\b(?:i am|i['\u2019]m|this is|it is|it['\u2019]s|soy|le (?:llama|habla)|hablando con|hier spricht|ich bin)"
+    rf"(?:\s+(?!(?:from|for|with|about|of|at|on|de|von|bei)\b)[^\s.!?,;:]+){{0,6}}?\s+(?P<is>{_AI})"
+    rf"|\b(?P<does>{_AI})[\s-]+(?:assistant|agent|caller|voice|receptionist|secretary|calling|speaking|here)\b",
+    re.I,
+)
+"""The caller says to be one: `this is an AI`, `an AI assistant`, but not `calling from AI Inc`."""
 _DENIES = re.compile(r"(\bnot|n['\u2019]t|\bno|\bnever|\bnunca|\bnon|\bnicht|\bkein\w*)\s[^.!?¡¿,;:]*$", re.I)
 """Stands before it in the same clause: a doubtful greeting is led by the disclosure once too often, not too rarely."""
 
@@ -278,6 +284,7 @@ def disclosed(greeting: str, disclosure: str) -> str:
     People must be told that they talk with an AI: Regulation (EU) 2024/1689, Article 50(1). An empty disclosure leaves
     every greeting as it is; only the operator can set that.
     """
-    if not disclosure or any(not _DENIES.search(greeting[: found.start()]) for found in _SAYS_AI.finditer(greeting)):
+    claims = (found.start(found.lastgroup or 0) for found in _SAYS_AI.finditer(greeting))
+    if not disclosure or any(not _DENIES.search(greeting[:at]) for at in claims):
         return greeting
     return f"{disclosure} {greeting}".strip()

@@ -232,6 +232,8 @@ def test_a_greeting_that_says_that_an_ai_is_calling_stays_as_it_is(greeting: str
         "Parlo ai clienti.",
         "Maintaining your chair is what we do.",
         "We repair robots.",
+        "Hello, do you own a robot vacuum?",
+        "Hi, I'm calling from AI Systems Inc.",
         "I'm not an AI.",
         "Don't worry, I'm not a robot!",
         "This isn't a robot.",
