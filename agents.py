@@ -31,7 +31,7 @@ from langgraph.types import StreamWriter
 from outbound.calls import SessionId
 from outbound.conversation import EndCall, Filler, Line, OptOut, Piece, PressKeys, Say, Talk
 from outbound.ports import Agent, AgentUnavailable
-from outbound.script import Language, language_of, rules, script
+from outbound.script import Language, farewell, language_of, script
 from outbound.speakable import Cleaner
 
 _log = logging.getLogger(__name__)
@@ -148,14 +148,13 @@ def thinking() -> CompiledStateGraph[Any]:
     return parts.compile()
 
 
-# LangGraph runs what is not async in a thread, and a turn has no time for that.
-
-
 async def _after_thinking(turn: Turn) -> str:
+    """Async like all nodes and routers: LangGraph runs what is not in a thread, and a turn has no time for that."""
     return "act" if turn["asked"] else END
 
 
 async def _after_acting(turn: Turn) -> str:
+    """Async for the same reason as `_after_thinking`."""
     return END if turn["over"] else "think"
 
 
@@ -199,7 +198,7 @@ async def _act(state: Turn, *, writer: StreamWriter) -> Turn:
     deeds = [result for result in results if isinstance(result, PIECES)]
     ending = [deed for deed in deeds if isinstance(deed, OptOut | EndCall)]
     if ending and not said:
-        writer(Say(rules()["opt_out" if OptOut() in ending else "bye"].says[language][0]))
+        writer(Say(farewell(language, opted_out=OptOut() in ending)))
     for deed in deeds:
         writer(deed)
     answers = [("done" if isinstance(result, PIECES) else str(result)) for result in results]
@@ -440,10 +439,14 @@ def configure(agent: Agent) -> None:
 def get_agent_response(
     user_message: str, conversation_history: list[dict[str, str]] | None = None, *, agent: Agent | None = None
 ) -> str:
-    """What the agent (the configured one, or else the scripted one) says to `user_message`.
+    """What the agent says to `user_message`: `agent`, else the one given to `configure`, else the scripted agent.
 
-    The history is a list of `{"role": "user" or "assistant", "content": …}`, oldest first. Waits for the whole reply,
-    which is made on a thread of its own: inside a running loop it works too, but that loop stands still meanwhile.
+    So no model is asked unless you name one, whatever the environment says:
+    `get_agent_response("Hello?", agent=build_agent("openai:gpt-4o-mini", api_key="…"))`.
+
+    The history is oldest first, of `{"role": "user" or "assistant", "content": …}` or of a transcript's
+    `{"role": "callee" or "agent", "text": …}`; what has the role `system` is left out. Waits for the whole reply, which
+    is made on a thread of its own: inside a running loop it works too, but that loop stands still meanwhile.
     """
     talk = _talk(user_message, conversation_history)
     asked = agent or _configured
@@ -463,9 +466,11 @@ def _talk(user_message: str, conversation_history: list[dict[str, str]] | None) 
     roles = {"user": "callee", "callee": "callee", "assistant": "agent", "agent": "agent"}
     lines = []
     for item in conversation_history or ():
+        if item["role"] == "system":
+            continue
         if item["role"] not in roles:
-            raise ValueError(f"role must be one of {', '.join(roles)}; it is {item['role']!r}")
-        lines.append(Line(roles[item["role"]], item["content"]))
+            raise ValueError(f"role must be one of {', '.join(roles)} and system; it is {item['role']!r}")
+        lines.append(Line(roles[item["role"]], item["content"] if "content" in item else item["text"]))
     greeting = lines[0].text if lines and lines[0].role == "agent" else ""
     return Talk(SessionId("shell"), greeting, lines=(*lines, Line("callee", user_message)))
 

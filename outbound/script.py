@@ -11,24 +11,13 @@ from outbound.conversation import EndCall, Line, OptOut, Piece, Say, Talk
 from outbound.speakable import clean
 
 SCRIPT = r"""
-robot
-en? (are|is|am) (you|this|that|it|there|i (talking|speaking) (to|with)) (\w+ ){0,3}?(robot|bot|machine|computer|ai)
-en? (are|is|am) (you|this|that|i (talking|speaking) (to|with)) (\w+ ){0,3}?(human|person|recording|real|automated)
-en? (you are|you sound like|this is|it is) (just )?an? (\w+ )?(robot|bot|machine|recording|ai)|robocall
-en> Yes, I am an AI assistant, not a person. {reason}
-en> I am a computer program that talks. I am happy to go on if that is all right with you.
-es? (es|eres|esto es|hablo con|hablando con|parece|suena como) (usted |tu )?(\w+ ){0,2}?(robot|maquina|grabacion|bot)
-es? (es|eres|esto es|hablo con|hablando con) (usted |tu )?(\w+ ){0,2}?(human[oa]|persona|computadora|contestador)
-es? inteligencia artificial
-es> Sí, soy un asistente de inteligencia artificial, no una persona. {reason}
-es> Soy un programa que habla. Si le parece bien, podemos continuar.
-
 opt_out: opts-out ends
 en? (do not|never|stop|quit|cease) ((you|ever|please|dare|keep|want|to|be|get|even|with|the|all|your|me|us|a) )*
     (call(s|ing)?|phon(e|ing)|ring(ing)?|contact(ing)?|bother(ing)?|harass(ing)?)
     (?! (me |us |here )?(now|right now|later|today|tonight|tomorrow|at work|at this|so late|so early))
 en? (no more|stop|do not want) (\w+ ){0,3}calls|do not want to (be|get) (called|contacted|bothered)
-en? (take|remove|delete|get|scratch|erase|strike) (me|us|my|our|this number)( \w+){0,3} (off|from)
+en? (take|remove|delete|scratch|erase|strike) (me|us|my|our|this number)( \w+){0,3} (off|from)
+en? get (me|us|my|our|this number)( \w+){0,3} off|(remove|delete|unsubscribe) (me|us)(\W+(please|now|today|thanks?))*$
 en? (delete|remove|erase|lose) (my|this|our) (name|number|data|information|phone)|off (your|the|this|that) (\w+ )?list
 en? do not call (list|registry)|unsubscribe|opt(ing)?( me)?[ -]out|leave (me|us) alone|revoke my consent
 en> I understand. You will not be called again. I am sorry for the disturbance. Goodbye.
@@ -36,8 +25,29 @@ es? (no|nunca|jamas) (quiero que |deseo que )?(me |nos |lo |la )?(vuelv\w+ a )?
     (llam|marqu|marc|contact|molest)(en|es|e|ar\w*)(?! (ahora|hoy|luego|manana|mas tarde|a esta))
 es? (dej|par)(e|en|es|a|ad) de (llamar|marcar|contactar|molestar|acosar)\w*|deje\w* en paz|lista robinson
 es? (quit|sac|saqu|borr|elimin|retir)\w{1,5} (de (su|sus|la|esa|esta|tu)|mi|mis|este numero|nuestro)
+es? (quit|saqu|borr|elimin|retir)[ea]n?(me|nos)(\W+(por favor|ya|gracias))*$
 es? no (quiero|deseo) (recibir )?(mas |estas |sus )?llamadas|(no mas|basta de) llamadas|d(ar|e|a|en)(me|nos)? de baja
 es> Entendido. No le volveremos a llamar. Disculpe la molestia. Adiós.
+
+robot
+en? (are|is|am) (you|this|that|it|there|i (talking|speaking) (to|with)) (\w+ ){0,3}?(robot|bot|machine|computer|ai)
+en? (are|is|am) (you|this|that|i (talking|speaking) (to|with)) (\w+ ){0,3}?(human|person|a recording|real|automated)
+en? (you are|you sound like|this is|it is) (just )?an? (\w+ )?(robot|bot|machine|recording|ai)|robocall
+en> I am an AI assistant, not a person. {reason}
+en> I am a computer program that talks. I am happy to go on if that is all right with you.
+es? (es|eres|esto es|hablo con|hablando con|parece|suena como) (usted |tu )?(\w+ ){0,2}?(robot|maquina|grabacion|bot)
+es? (es|eres|esto es|hablo con|hablando con) (usted |tu )?(\w+ ){0,2}?(human[oa]|persona|computadora|contestador)
+es? inteligencia artificial
+es> Soy un asistente de inteligencia artificial, no una persona. {reason}
+es> Soy un programa que habla. Si le parece bien, podemos continuar.
+
+recorded
+en? are you (\w+ )?(recording|taping)|(is|are|am) (this|it|you|i|the|my) (\w+ ){0,3}(recorded|taped)|do you record
+en> What is said in this call is kept in writing, as notes.
+en> The notes of this call are kept, so that a person can read them.
+es? (esta|estas|estan) (\w+ )?graba(ndo|da|do)|(se|me) (esta )?graba(n|ndo)?|graban? (esta|la|esto)
+es> Lo que se dice en esta llamada se guarda por escrito, como notas.
+es> Las notas de esta llamada se guardan para que las lea una persona.
 
 screening
 en? (state|say|record|give) your name|your name,? and (the |your )?(reason|why|purpose|what)|screening
@@ -66,6 +76,52 @@ en> I am sorry to have disturbed you, that was the wrong number. Goodbye.
 es? (numero )?equivoc\w+|aqui no (vive|hay|es)|no vive aqui|con ese nombre|no conozco a|ya no vive|no es su numero
 es> Disculpe la molestia, me equivoqué de número. Adiós.
 
+loss: ends
+en? passed away|deceased|(he|she|husband|wife|mother|father|mom|dad) (is |has |just )?(dead|died)
+en> I am very sorry for your loss, and for having disturbed you. Goodbye.
+es? fallec(io|id[oa])|difunt[oa]|(el|ella|espos[oa]|marido|mujer|madre|padre) (ya )?(murio|esta muert[oa])
+es> Siento mucho su pérdida, y haberle molestado. Adiós.
+
+spanish
+en? (speaks?|in) (\w+ )?spanish|spanish,? please|not speak (\w+ )?english|no (speak )?english
+en? ^spanish$
+es? habla(s|n|r)? (\w+ )?(espanol|castellano)|en (espanol|castellano)|espanol,? por favor
+es? no (hablo|entiendo|se) (\w+ )?ingles
+es> Claro, hablemos en español. {reason} ¿Le parece bien?
+es> Seguimos en español, con gusto. ¿Qué le gustaría saber?
+
+english
+en? (speaks?|in) (\w+ )?english|english,? please|not speak (\w+ )?spanish
+en? ^english$
+en> Of course, let us speak English. {reason} Is that all right with you?
+en> English it is, gladly. What would you like to know?
+es? habla(s|n|r)? (\w+ )?ingles|en ingles|ingles,? por favor|no (hablo|entiendo) (\w+ )?espanol
+
+scam
+en? scam(s|mers?|ming)?|fraud|legit(imate)?|phishing|trust (you|this)
+en> It is right to ask. This is {me}. {reason}
+en> You need not tell me anything. If you are in doubt, please hang up and check first.
+es? estaf\w+|fraude|timo|engan\w+|confiar en (usted|esto|ti)
+es> Hace bien en preguntar. Le habla {me}. {reason}
+es> No hace falta que me diga nada. Si lo duda, cuelgue y compruébelo antes.
+
+source
+en? (get|got|have|find|found|gave|give) (you )?(my|this|our) (\w+ )?(number|name|data|information|contact)
+en> I do not know where the number comes from. I have noted your question, for a person to answer.
+en> I was given only the number to ring. Your question is in the notes.
+es? (tien\w+|consigui\w+|obtuv\w+|dio|dieron|sac\w+) (\w+ )?(mi|este|nuestro) (numero|telefono|nombre)
+es? (mi|este) (numero|telefono) (quien|como|de donde)
+es> No sé de dónde viene el número. He anotado su pregunta para que la conteste una persona.
+es> Solo me dieron el número al que llamar. Su pregunta está en las notas.
+
+complaint
+en? complain(t|ts|ing)?|sue (you|your|them)|lawyers?|attorney
+en> I am sorry to hear that. I have noted it, for a person to read.
+en> Every word of it is in the notes of this call. Is there anything else?
+es? quej(a|as|o|arme)|reclam(o|acion|ar)|denunci\w+|demand(ar|are)\w*|abogad[oa]
+es> Lamento oírlo. Lo he anotado para que lo lea una persona.
+es> Cada palabra queda en las notas de la llamada. ¿Hay algo más?
+
 long
 en? \w++(\W++\w++){40}
 en> Thank you for telling me. That was a lot at once. What matters most to you?
@@ -89,11 +145,13 @@ es> Su deseo de hablar con una persona está anotado. ¿Quiere que añada algo m
 
 who
 en? who (is |are )?(the \w+ )?(this|that|it|there|you|calling|speaking|on the)|who am i|who (did|do) you|(ask|know) who
+en? ^who$
 en? what (is|was) your name|(which|what) company|where are you (calling|phoning)
 en> This is {me}. {reason}
 en> You are talking to {me}.
 en> My apologies if that was unclear. I am {me}.
 es? quien (es|eres|habla|llama|me|hablo|tengo)|de parte de quien|como se llama|su nombre
+es? ^quien$
 es? (que|cual) (empresa|compania)|de donde (me )?(llama|habla)
 es> Le habla {me}. {reason}
 es> Está hablando con {me}.
@@ -102,11 +160,13 @@ es> Perdone si no quedó claro. Soy {me}.
 why
 en? why (are|did|do|is|would) (you|this)|why me|what (is|was) (\w+ ){1,2}(about|for|regarding)|are you selling
 en? what (do|did) you (want|need)|what are you (selling|calling|offering)|(reason|purpose) (for|of)
+en? ^why$
 en? how (can|may) i help|what can i do for you
 en> {reason} Is that all right with you?
 en> It is only this: {reason}
 en> That is all there is to it. {reason}
 es? (por|para) que (me )?(llam\w+|esta llam\w+|es)|de que se trata|motivo|a que se debe|en que (le |te )?puedo
+es? ^por que$
 es? que (quiere|desea|necesita|vende|me vende|se le ofrece)
 es> {reason} ¿Le parece bien?
 es> Es solo esto: {reason}
@@ -119,6 +179,15 @@ en> Not long at all, two minutes at most.
 es? cuanto (tiempo|tarda|dura)|(va|vas) a tardar
 es> Solo un minuto o dos.
 es> Muy poco, dos minutos como mucho.
+
+price
+en? how much (is|are|it|does|do|did|will|would|for)|(the|your|any|what) (price|cost|fee)s?|prices
+en? (it|this|that) costs?|you charge
+en> I do not know any prices, nor more than I told you. I have noted your question, for a person to answer.
+en> That I cannot say. It is noted as well.
+es? cuanto (cuesta\w*|vale\w*|sale|cobran?|es|seria|hay que pagar)|precios?|tarifas?|cuotas?|que costo|(el|un) costo
+es> No sé los precios, ni más de lo que le dije. He anotado su pregunta para que la conteste una persona.
+es> Eso no puedo decírselo. También queda anotado.
 
 question
 en? (can|could|may) i (just )?ask|(have|got) (a|one|another|some) (\w+ )?questions?|(one|a) (quick )?question
@@ -159,7 +228,8 @@ es> Entiendo. Gracias por su tiempo. Adiós.
 
 repeat: ends in-a-row
 en? (say|repeat|hear) (that|it|again|what)|(come|once) again|repeat|pardon|one more time|what (was )?that
-en? what (did|do|are) you (just )?say\w*|not (quite |really )?(hear|catch|understand)|speak (up|louder|slower|more)
+en? what (did|do|are) you (just )?say\w*|(not|barely|hardly) (quite |really )?(hear|catch|understand)
+en? speak (up|louder|slower|more)
 en? ^(what|huh|sorry|excuse me|eh)$
 en> I said: {last}
 en> Once more: {last}
@@ -182,8 +252,9 @@ es? (tengo que|voy a) (irme|colgar|dejarle|ir)|me voy|eso es todo|nada mas
 es> Gracias por su tiempo. Que tenga un buen día. Adiós.
 
 hold
-en? hold (on|please)|hang on|(one|a) (moment|second|sec|minute)|just (a|one) \w+|wait|bear with me|stay on the line
-en? ^stop$
+en? hold (on|please|the line)|please hold|hang on|(one|a) (moment|second|sec|minute)|just (a|one) \w+
+en? wait|bear with me|stay on the line
+en? ^(hold|stop)$
 en> Of course, take your time.
 en> I am still here.
 es? (un|deme un) (momento|momentito|segundo|minuto)|esper\w+|aguard\w+|permitame|en linea
@@ -206,20 +277,31 @@ es? gracias|agradezco
 es> De nada. ¿Hay algo más?
 es> Un placer. Le deseo un buen día. Adiós.
 
-hello
+hello: ends in-a-row
 en? ^(hello|hi|hey|good (morning|afternoon|evening)|yes hello)
 en? are you (still )?there|hear me
-en> Hello. This is {me}. {reason}
+en> Hello there. This is {me}. {reason}
 en> Yes, I can hear you.
 en> I am on the line. What can I tell you?
+en> I am sorry, we do not seem to hear each other. Goodbye.
 es? ^(hola|alo|buen(os|as) (dias|tardes|noches)|buenas)
 es? me (oyes?|escuchas?)|sigue ahi|hay alguien
-es> Hola. Le habla {me}. {reason}
+es> Hola, buenas. Le habla {me}. {reason}
 es> Sí, le oigo bien.
 es> Estoy en la línea. ¿Qué puedo decirle?
+es> Lo siento, parece que no nos oímos. Adiós.
+
+maybe
+en? ^(maybe|perhaps|possibly|i (guess|suppose|think)( so| not)?|it depends|(i am )?not sure|i (do not|would not) know)$
+en> There is no need to decide anything now. What would you like to know?
+en> I have noted it as a maybe. Is there anything else?
+es? ^(quiza|quizas|tal vez|puede ser|a lo mejor|supongo( que (si|no))?|depende|no (lo )?se|no estoy segur[oa])$
+es> No hace falta decidir nada ahora. ¿Qué le gustaría saber?
+es> Lo he anotado como un quizá. ¿Hay algo más?
 
 no: ends
-en? ^(no(?! problem| worries)|nope|nah|not (really|at all|yet)|never|negative|i (do|can|did|would) not)
+en? ^(no(?! problem| worries)|nope|nah|not (really|at all|yet)|never|negative)
+en? ^i (do|can|did|would) not( want to| think so)?$
 en? ^(of course|absolutely|certainly|definitely) not
 en> All right. Is there anything that you would like to know?
 en> Then I will not keep you. Thank you. Goodbye.
@@ -229,22 +311,22 @@ es> Entonces no le entretengo más. Gracias. Adiós.
 
 yes: ends
 en? ^(yes|yeah|yep|yup|ya|sure|ok|okay|of course|certainly|absolutely|definitely|correct|right(?! now)|exactly|fine)
-en? ^(all ?right|sounds good|please do|i (do|am|would|can|will)(?! not)|that is (right|fine|correct|me)|speaking)
-en? ^(this is (he|she|him|her)|uh[- ]?huh|mm[- ]?hm+|no (worries|problem)|why not|great|perfect|good)
+en? ^(all ?right|sounds good|please do|i (do|am|would|can|will)$|that is (right|fine|correct|me)|speaking$)
+en? ^(this is (he|she|him|her)|uh[- ]?huh|mm[- ]?hm+|no (worries|problem)|(why not|great|perfect|good)$)
 en> Great, thank you. {reason} Would you like to ask me anything?
 en> Good, I have noted that. Anything more?
 en> That is all I needed. Thank you, and have a good day. Goodbye.
 es? ^(si|claro|por supuesto|vale|de acuerdo|correcto|exacto|bueno|bien|muy bien|esta bien|asi es|desde luego|perfecto)
-es? ^(soy yo|dale|aja|seguro|como no|no hay problema|con (el|ella)$)
+es? ^(soy yo|dale|aja|ok|okay|seguro|como no|no hay problema|con (el|ella)$)
 es> Estupendo, gracias. {reason} ¿Le gustaría preguntarme algo?
 es> Bien, lo he anotado. ¿Algo más?
 es> Eso es todo lo que necesitaba. Gracias y que tenga un buen día. Adiós.
 
 keypad
 en> Thank you, I got {keys}.
-en> Received: {keys}.
+en> This time I got {keys}.
 es> Gracias, recibí {keys}.
-es> Recibido: {keys}.
+es> Esta vez recibí {keys}.
 
 unclear: ends in-a-row
 en> I am sorry, I did not quite get that. Could you say it in other words?
@@ -259,9 +341,10 @@ es> Siento no haber podido ayudarle. Gracias por su paciencia. Adiós.
 """One block a rule; the first rule that hears something in the callee's words answers.
 
 `en?` is what it hears: a regular expression at word boundaries, continued by indented lines, for words in lower case
-without accents and contractions ("I'm" is "i am"); `^` lets hesitation go before, `$` lets punctuation follow. `en>`
-is what it says the first time, the second time and so on. `ends`: the call is over after the last of these;
-`opts-out`: for good; `in-a-row`: begins again with the first one when something else was said in between.
+without accents and contractions ("I'm" is "i am"); `^`, only at the start, lets hesitation go before, `$` lets
+punctuation follow. `en>` is what it says the first time, the second time and so on; a rule with sentences in one
+language only answers in that one. `ends`: the call is over after the last of these; `opts-out`: for good, whenever it
+is heard; `in-a-row`: begins again with the first one when something else was said in between.
 """
 
 type Language = Literal["en", "es"]
@@ -335,6 +418,8 @@ def script(talk: Talk) -> Iterator[Piece]:
     before = next((line.text for line in reversed(talk.lines) if line.role == "agent" and not line.interrupted), "")
     for sentences, then in _answers(rule, language, facts, talk.lines):
         words = sentences.strip()
+        if OptOut() in then:  # is confirmed as often as it is asked for
+            before = ""
         if rule.intent != "repeat":  # whoever asks for it hears a sentence again, nobody else does
             words = "".join(s for s in re.findall(r"[^.?!]+[.?!]*", words) if s.strip() not in before).strip()
         if words and words != before:
@@ -344,12 +429,16 @@ def script(talk: Talk) -> Iterator[Piece]:
             return
 
 
+def farewell(language: Language, *, opted_out: bool) -> str:
+    """What to say before hanging up."""
+    return rules()["opt_out" if opted_out else "bye"].says[language][0]
+
+
 def _understand(talk: Talk) -> tuple[Rule, Language]:
     """The rule that answers the last line, and the language to answer in."""
     said = next((line for line in reversed(talk.lines) if line.role == "agent"), Line("agent", ""))
     heard = talk.lines[-1] if talk.lines and talk.lines[-1].role == "callee" else Line("callee", "")
-    spanish = re.search(r"[¿¡ñ]|\b(gracias|usted|llamo|habla)\b", said.text)
-    own: Language = "es" if spanish else language_of(talk)
+    own = language_of(talk)
     intent, language = ("keypad", own) if heard.keypad else meaning(heard.text, own)
     if said.interrupted and intent in ("yes", "hello", "unclear"):
         intent = "go_on"
@@ -357,17 +446,47 @@ def _understand(talk: Talk) -> tuple[Rule, Language]:
         intent = "person" if intent == "yes" else "bye"
     elif intent == "no" and OPEN_QUESTION.search(said.text):
         intent = "bye"
-    return rules()[intent], language
+    rule = rules()[intent]
+    return rule, language if rule.says[language] else next(other for other in LANGUAGES if rule.says[other])
 
 
 def language_of(talk: Talk) -> Language:
-    """The language to answer in, before anything was understood."""
-    return "es" if talk.language.lower().startswith("es") else "en"
+    """The language that the talk is in, before the last line was understood.
+
+    Spanish where the recogniser says so; else that of the newest line that tells; else English.
+    """
+    if talk.language.lower().startswith("es"):
+        return "es"
+    for line in reversed(talk.lines):
+        text = line.text
+        for value in filter(None, (value for spoken in LANGUAGES for value in _known(talk, spoken).values())):
+            text = text.replace(value, " ")
+        if line.role == "callee" and (understood := meaning(text, "en")[1]) == meaning(text, "es")[1]:
+            return understood
+        if language := _language_in(text):
+            return language
+    return "en"
+
+
+def _language_in(text: str) -> Language | None:
+    """The language that most of the words belong to, as the sentences of `SCRIPT` use them."""
+    words = re.findall(r"\w+", _plain(text))
+    spanish, english = (sum(word in _vocabulary()[language] for word in words) for language in ("es", "en"))
+    spanish += 2 * bool(re.search("[¿¡ñ]", text))
+    return "es" if spanish > english + 1 else "en" if english > spanish + 1 else None
+
+
+@cache
+def _vocabulary() -> Mapping[Language, set[str]]:
+    """The words of the script's sentences that only one language has."""
+    said = {language: " ".join(s for rule in rules().values() for s in rule.says[language]) for language in LANGUAGES}
+    words = {language: set(re.findall(r"\w+", _plain(re.sub(r"{\w+}", "", said[language])))) for language in LANGUAGES}
+    return {language: words[language] - (words["en"] & words["es"]) for language in LANGUAGES}
 
 
 def meaning(text: str, own: Language) -> tuple[str, Language]:
     """What is meant, by the order of the rules; words of the other language count too."""
-    plain = "".join(c for c in unicodedata.normalize("NFKD", text.casefold()) if not unicodedata.combining(c))
+    plain = _plain(text)
     for short, full in SPELT_OUT.items():
         plain = plain.replace(short, full)
     plain = " ".join(plain.split()).lstrip(" .,;:!?\"'-")
@@ -376,6 +495,11 @@ def meaning(text: str, own: Language) -> tuple[str, Language]:
             if rule.hears_in(plain, language):
                 return rule.intent, language
     return "unclear", own
+
+
+def _plain(text: str) -> str:
+    """The text in lower case and without accents."""
+    return "".join(c for c in unicodedata.normalize("NFKD", text.casefold()) if not unicodedata.combining(c))
 
 
 def _answers(
@@ -400,21 +524,30 @@ def _answers(
 
 def _facts(talk: Talk, language: Language) -> Mapping[str, str]:
     """What the sentences can name."""
-    known = {name: clean(str(value), language=language).strip(" .") for name, value in talk.variables.items()}
+    known = _known(talk, language)
     name, company, purpose = known.get("agent_name"), known.get("company"), known.get("purpose", "")
     if language == "en":
         me = (f"{name}, " if name else "") + "an AI assistant" + (f" calling from {company}" if company else "")
         reason = f"I am calling {'' if purpose.startswith('to ') else 'about '}{purpose}."
         reason = reason if purpose else "I was asked to ring you and to hear whether you have any questions."
+        introduction = f"This is {me}. {reason}"
         names = {"*": "star", "#": "pound"}
     else:
         me = f"{name}, asistente" if name else "un asistente"
         me += " de inteligencia artificial" + (f" de {company}" if company else "")
         reason = f"Le llamo {'' if purpose.startswith('para ') else 'por lo siguiente: '}{purpose}."
         reason = reason if purpose else "Me pidieron llamarle por si tiene alguna pregunta."
+        introduction = f"Le habla {me}. {reason}"
         names = {"*": "asterisco", "#": "numeral"}
     repeating = tuple(s.removesuffix("{last}") for says in rules()["repeat"].says.values() for s in says[:2])
     said = [line for line in talk.lines if line.role == "agent" and not line.text.startswith(repeating)]
     last = said[-1].text if said and not said[-1].interrupted else reason
+    if _language_in(last) not in (language, None):
+        last = introduction
     keys = ", ".join(names.get(key, key) for key in (talk.lines[-1].text if talk.lines else "") if not key.isspace())
     return {"me": me, "reason": reason, "last": last, "keys": keys, "offer": OFFER[language]}
+
+
+def _known(talk: Talk, language: Language) -> Mapping[str, str]:
+    """What the call is about, as it is spoken."""
+    return {name: clean(str(value), language=language).strip(" .") for name, value in talk.variables.items()}
