@@ -2,13 +2,15 @@
 
     uv run python example_usage.py +15005550006
 
-Exit code 0: the call was answered and completed; 3: nobody answered; 1: it could not be placed, or was lost.
+Exit code 0: the call was answered and completed; 3: nobody answered; 1: it could not be placed, was lost, or does not
+end.
 """
 
 import argparse
 import sys
 import time
 from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
 from statistics import median
 from typing import Any
 
@@ -16,6 +18,13 @@ import httpx
 
 FINAL = {"completed", "busy", "no-answer", "failed", "canceled", "refused", "unknown"}
 UNANSWERED = {"busy", "no-answer", "canceled"}
+ASK_EVERY_S = 0.2
+RINGS_AND_SETTLES_WITHIN = timedelta(minutes=10)
+"""What a call may take besides its own longest duration; a call that is not over then has been lost somewhere."""
+
+
+class NoEnd(Exception):
+    """The call should have been over by now; the message says what is known of it."""
 
 
 def main() -> int:
@@ -29,6 +38,9 @@ def main() -> int:
             call = follow(client, started["session_id"])
         except httpx.HTTPStatusError as error:
             return refused(error.response)
+        except NoEnd as error:
+            print(error)
+            return 1
         except httpx.HTTPError as error:
             print(f"no answer from {arguments.server}: {error or type(error).__name__}; is the server running?")
             return 1
@@ -88,7 +100,7 @@ def answer(response: httpx.Response) -> dict[str, Any]:
 
 
 def follow(client: httpx.Client, session_id: str) -> dict[str, Any]:
-    """Prints the journal as it grows; returns the call when it is over."""
+    """Prints the journal as it grows; returns the call when it is over. Raises NoEnd where it should long be."""
     seen = 0
     status = ""
     sent: dict[int, str] = {}
@@ -106,7 +118,11 @@ def follow(client: httpx.Client, session_id: str) -> dict[str, Any]:
                 print(line, flush=True)
         if status in FINAL:
             return call
-        time.sleep(0.1)
+        longest = timedelta(seconds=call["max_duration_s"]) + RINGS_AND_SETTLES_WITHIN
+        if datetime.now(UTC) - datetime.fromisoformat(call["started_at"]) > longest:
+            minutes = longest.total_seconds() / 60
+            raise NoEnd(f"gave up: the call is still {status}, {minutes:.0f} minutes after it was placed")
+        time.sleep(ASK_EVERY_S)
 
 
 def describe(

@@ -16,7 +16,7 @@ import uvicorn
 from fastapi import FastAPI
 
 import agents
-from config import Settings, SettingsError, load
+from config import SIMULATED_NUMBER, Settings, SettingsError, load
 from outbound import logs
 from outbound.carriers.twilio import TwilioAccount, TwilioCarrier
 from outbound.carriers.twiml import RelayOptions
@@ -119,14 +119,13 @@ async def open_house(settings: Settings, stack: AsyncExitStack) -> House:
         apology=apology,
         clock=_now,
     )
-    tasks = await stack.enter_async_context(asyncio.TaskGroup())
-    settling = tasks.create_task(dialer.keep_settling(live.by_session.__contains__), name="settle-calls")
-    stack.callback(settling.cancel)
+    settling = asyncio.create_task(dialer.keep_settling(live.by_session.__contains__), name="settle-calls")
+    stack.push_async_callback(_cancelled, settling)
     # What was made so far lives as long as the process: the collector need not look at it again with every turn. A turn
     # makes some thousands of short-lived objects, which the usual threshold of 700 would have it look through too.
     gc.collect()
     gc.freeze()
-    gc.set_threshold(5_000, 20, 20)
+    gc.set_threshold(10_000, 20, 20)
     log.info("ready to ring", base_url=base_url, model=settings.llm_model or "scripted")
     return House(
         base_url=base_url,
@@ -149,7 +148,7 @@ async def _open_simulator(settings: Settings, stack: AsyncExitStack) -> tuple[Tw
     """Starts the phone network of our own on a free port, with an account that lives as long as the process."""
     from outbound.simulator import Network  # Only those who simulate pay for its import.
 
-    account = TwilioAccount("AC" + secrets.token_hex(16), secrets.token_hex(16), "+15005550006")
+    account = TwilioAccount("AC" + secrets.token_hex(16), secrets.token_hex(16), SIMULATED_NUMBER)
     network = Network(
         account_sid=account.account_sid,
         auth_token=account.auth_token,
@@ -159,6 +158,13 @@ async def _open_simulator(settings: Settings, stack: AsyncExitStack) -> tuple[Tw
     api_base_url = await stack.enter_async_context(network.serve())
     log.warning("SIMULATED PHONE NETWORK: nobody real is rung; set the TWILIO_ variables to ring real phones")
     return account, api_base_url
+
+
+async def _cancelled(task: asyncio.Task[None]) -> None:
+    """Ends a task that would go on for ever, and waits until it has."""
+    task.cancel()
+    with suppress(asyncio.CancelledError):
+        await task
 
 
 def _address_on_this_machine(settings: Settings) -> str:

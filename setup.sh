@@ -46,7 +46,7 @@ demo() {
     key=$("$PYTHON" -c 'import secrets; print(secrets.token_urlsafe(24))')
     log=$(mktemp "${TMPDIR:-/tmp}/outbound-demo.XXXXXX")
     say "setup: starting the server with its simulated phone network on port $port"
-    CARRIER=simulator HOST=127.0.0.1 PORT=$port API_KEYS=$key LLM_MODEL=scripted \
+    CARRIER=simulator HOST=127.0.0.1 PORT=$port API_KEYS=$key LLM_MODEL=scripted ALLOWED_COUNTRIES='*' \
         DATABASE_URL="sqlite:///$PWD/demo.db" SIMULATOR_SPEED="${SIMULATOR_SPEED:-1}" \
         "$PYTHON" main.py >"$log" 2>&1 &
     SERVER=$!

@@ -1,4 +1,4 @@
-"""May we ring this number now, and if not, why. Pure: the rules, the number and the clock come in by argument."""
+"""May we ring this number, and if not, why. Pure: the rules and the number come in by argument."""
 
 import re
 from dataclasses import dataclass

@@ -39,10 +39,6 @@ REFUSALS: Mapping[int, tuple[RefusalKind, str]] = {
     10002: (RefusalKind.ACCOUNT_LIMITED, "a Twilio trial account does not allow this: upgrade the account"),
     10004: (RefusalKind.ACCOUNT_LIMITED, "the Twilio account has reached its limit of simultaneous calls"),
     10005: (RefusalKind.ACCOUNT_LIMITED, "voice calls are switched off for this Twilio account: ask Twilio's support"),
-    # Reported against a call that was already created; listed so that nobody is ever shown a bare number.
-    13224: (RefusalKind.INVALID_NUMBER, "Twilio cannot call this number: it is invalid or of an unsupported kind"),
-    13225: (RefusalKind.NUMBER_BLOCKED, _BLOCKED),
-    13227: (RefusalKind.COUNTRY_NOT_PERMITTED, _GEOGRAPHY),
     20003: (RefusalKind.WRONG_CREDENTIALS, _CREDENTIALS),
     20005: (RefusalKind.ACCOUNT_LIMITED, _INACTIVE),
     20008: (
@@ -68,7 +64,11 @@ REFUSALS: Mapping[int, tuple[RefusalKind, str]] = {
     22005: (RefusalKind.TOO_MANY_REQUESTS, "Twilio's queue of calls for this account is more than a day long"),
     573005: (RefusalKind.UNVERIFIED_NUMBER, _TRIAL),
 }
-"""From Twilio's code to what it is and what the operator can do. Codes that are not here keep Twilio's own sentence."""
+"""From Twilio's code to what it is and what the operator can do. Codes that are not here keep Twilio's own sentence.
+
+These are answers to our requests. What Twilio notes against a call it has already created (13224, 13225, 13227) is in
+its Console alone: we are told that the call `failed`, without a code.
+"""
 
 _BY_STATUS: Mapping[int, tuple[RefusalKind, str]] = {401: REFUSALS[20003], 429: REFUSALS[20429]}
 """For a refusal that says no more than its HTTP status."""

@@ -79,7 +79,7 @@ class RelayOptions:
 
 
 def connect(options: RelayOptions) -> str:
-    """The document that opens our socket on an answered call. Serve it as `text/xml`.
+    """The document that opens our socket on an answered call. Serve it as `application/xml`.
 
     Raises ValueError where `url` is no socket address: Twilio would accept the document and end the call.
     """

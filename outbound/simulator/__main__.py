@@ -11,8 +11,9 @@ import socket
 import sys
 import tempfile
 import threading
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
+from typing import IO
 
 import httpx
 import structlog
@@ -175,11 +176,12 @@ async def ring(to: str, *, main: Path, speed: float) -> None:
     for signum in (signal.SIGINT, signal.SIGTERM):
         asyncio.get_running_loop().add_signal_handler(signum, terminal.hung_up.set)
     api_key = secrets.token_urlsafe(24)
-    async with network.serve() as carrier_url, _server(main, network, carrier_url, api_key) as server_url:
-        await _initiate(server_url, api_key, to)
-        call = await _next_call(network)
-        await _ended(call, terminal)
-    _sum_up(call)
+    with _server_log() as log:
+        async with network.serve() as carrier_url, _server(main, network, carrier_url, api_key, log) as server_url:
+            await _initiate(server_url, api_key, to)
+            call = await _next_call(network)
+            await _ended(call, terminal)
+        _sum_up(call)
 
 
 async def _ended(call: NetworkCall, terminal: Terminal) -> None:
@@ -192,9 +194,24 @@ async def _ended(call: NetworkCall, terminal: Terminal) -> None:
     await ended
 
 
+@contextlib.contextmanager
+def _server_log() -> Iterator[IO[bytes]]:
+    """Where the server writes what it does: gone when all went well, kept and named when it did not."""
+    with tempfile.NamedTemporaryFile(prefix="outbound-server-", suffix=".log", delete=False) as log:
+        path = Path(log.name)
+        try:
+            yield log
+        except (Failed, OSError) as failure:
+            raise Failed(f"{failure}\nthe server's log is {path}; it ends:\n{_tail(path)}") from failure
+    path.unlink()
+
+
 @contextlib.asynccontextmanager
-async def _server(main: Path, network: Network, carrier_url: str, api_key: str) -> AsyncIterator[str]:
-    """The product's server as its own process, pointed at the network; all else is as the user has set it."""
+async def _server(main: Path, network: Network, carrier_url: str, api_key: str, log: IO[bytes]) -> AsyncIterator[str]:
+    """The product's server as its own process, pointed at the network; all else is as the user has set it.
+
+    It keeps its calls beside `main`, in the database of the demo: practice is nothing for the user's own.
+    """
     port = _free_port()
     url = f"http://127.0.0.1:{port}"
     ours = {
@@ -207,25 +224,24 @@ async def _server(main: Path, network: Network, carrier_url: str, api_key: str) 
         "PORT": str(port),
         "SERVER_BASE_URL": url,
         "API_KEYS": api_key,
+        "ALLOWED_COUNTRIES": "*",
+        "DATABASE_URL": f"sqlite:///{main.parent / 'demo.db'}",
     }
-    with tempfile.NamedTemporaryFile(prefix="outbound-server-", suffix=".log", delete=False) as log:
-        process = await asyncio.create_subprocess_exec(
-            sys.executable,
-            str(main),
-            cwd=main.parent,
-            # The environment is handed on, not read: what it means is for the server's own config to say.
-            env={**os.environ, **ours},
-            stdin=asyncio.subprocess.DEVNULL,
-            stdout=log,
-            stderr=log,
-            # Ctrl-C is for the callee, who hangs up; the server learns it from the carrier.
-            start_new_session=True,
-        )
+    process = await asyncio.create_subprocess_exec(
+        sys.executable,
+        str(main),
+        cwd=main.parent,
+        # The environment is handed on, not read: what it means is for the server's own config to say.
+        env={**os.environ, **ours},
+        stdin=asyncio.subprocess.DEVNULL,
+        stdout=log,
+        stderr=log,
+        # Ctrl-C is for the callee, who hangs up; the server learns it from the carrier.
+        start_new_session=True,
+    )
     try:
         await _ready(process, url)
         yield url
-    except Failed as failure:
-        raise Failed(f"{failure}\nthe server's log is {log.name}; it ends:\n{_tail(Path(log.name))}") from failure
     finally:
         await _stop(process)
 
