@@ -242,8 +242,7 @@ class _Server(uvicorn.Server):
         log.info("stopping", live_calls=len(house.live.by_session))
         with suppress(TimeoutError):
             async with asyncio.timeout(self._drain_within_s):
-                while house.live.by_session:
-                    await asyncio.sleep(0.1)
+                await house.live.all_over()
         self.should_exit = True
 
 

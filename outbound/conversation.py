@@ -218,7 +218,10 @@ class Limits:
     words_after_interrupt_within_s: float = 3.0
     replies_at_once: int = 4
     replies_per_s: float = 1.0
-    """How often the agent is asked, with `replies_at_once` to spare: this bounds the cost of a burst of prompts."""
+    """How often the agent is asked in vain, with `replies_at_once` to spare: the bound on the cost of a burst of prompts.
+
+    A reply that is made costs nothing: people who take turns are answered at once however fast they are.
+    """
     failures_in_a_row: int = 3
     reply_characters: int = 4000
     """A reply longer than this is a model that does not stop: about four minutes of speech."""
@@ -749,6 +752,8 @@ class Conversation:
     def _turn_over(self, reply: _Reply, outcome: str) -> None:
         self._reply = None
         self._quiet_since = self._now
+        if outcome in ("finished", "failed"):
+            self._replies_left += 1
         first = None if reply.first_text_at is None else _milliseconds(reply.first_text_at - reply.asked_at)
         total = _milliseconds(self._now - reply.asked_at)
         self._note(Kind.TURN, turn=reply.turn, outcome=outcome, first_text_ms=first, total_ms=total)

@@ -280,10 +280,16 @@ class LiveCalls:
         self._frames_per_second = frames_per_second
         self._clock = clock
         self._live: dict[SessionId, LiveCall] = {}
+        self._none_live = asyncio.Event()
+        self._none_live.set()
 
     @property
     def by_session(self) -> Mapping[SessionId, LiveCall]:
         return self._live
+
+    async def all_over(self) -> None:
+        """Returns when no call is live and all that was said is kept."""
+        await self._none_live.wait()
 
     async def carry(self, call: Call, socket: Socket) -> None:
         """Talks on an accepted socket until it closes, then writes down how the talk ended.
@@ -303,12 +309,15 @@ class LiveCalls:
             keep_opt_out=partial(self._keep_opt_out, call.session_id),
         )
         self._live[call.session_id] = live
+        self._none_live.clear()
         log.info("talk begins")
         try:
             await live.run(socket)
         finally:
             del self._live[call.session_id]
             await asyncio.shield(self._keep(live))
+            if not self._live:
+                self._none_live.set()
             log.info("talk is over", reason=live.end_reason, turns=live.turns, close_code=live.close_code)
 
     async def _keep(self, live: LiveCall) -> None:

@@ -1226,3 +1226,10 @@ def test_the_call_sid_is_the_carriers() -> None:
     talk = Talk()
     (opened,) = noted(talk.history, Kind.RELAY_OPENED)
     assert opened == {"call_sid": CallSid(CALL_SID), "relay_session_id": "VX1"}
+
+
+def test_whoever_takes_turns_is_answered_at_once_however_fast() -> None:
+    talk = Talk()
+    for _ in range(50):
+        assert started(talk.prompt())
+        talk.answer("Yes.")
