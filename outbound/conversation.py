@@ -218,7 +218,7 @@ class Limits:
     words_after_interrupt_within_s: float = 3.0
     replies_at_once: int = 4
     replies_per_s: float = 1.0
-    """How often the agent is asked in vain, with `replies_at_once` to spare: the bound on the cost of a burst of prompts.
+    """How often the agent is asked in vain, with `replies_at_once` to spare: this bounds what a burst of prompts costs.
 
     A reply that is made costs nothing: people who take turns are answered at once however fast they are.
     """
