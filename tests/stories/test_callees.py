@@ -291,13 +291,13 @@ async def test_callbacks_early_doubled_and_out_of_order_change_nothing_about_a_c
 async def test_calls_at_once_are_calls_of_their_own(product: Running) -> None:
     numbers = [f"+120255502{n:02}" for n in range(4)]
     stories = await asyncio.gather(
-        *(tell(product, number, greeting=f"An AI rings {number}.", metadata={"to": number}) for number in numbers)
+        *(tell(product, number, greeting=f"This is an AI for {number}.", metadata={"to": number}) for number in numbers)
     )
 
     for number, story in zip(numbers, stories, strict=True):
         await assert_well_behaved(product, story)
         assert story.record["metadata"] == {"to": number}
-        assert story.said("agent")[0] == f"An AI rings {number}."
+        assert story.said("agent")[0] == f"This is an AI for {number}."
         assert story.said("callee") == story.network.said("callee")
 
 
