@@ -222,6 +222,7 @@ async def _use(brain: Brain, name: str, arguments: Mapping[str, Any]) -> Any:
     except ValueError as error:  # pydantic's, for arguments that do not fit, is one too
         return f"error: {error}"
     except Exception:
+        # Whatever a user's own tool raises, the model is told and the reply goes on.
         _log.exception("a tool failed", extra={"tool": name})
         return "error: it failed"
 
