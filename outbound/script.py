@@ -4,7 +4,7 @@ import re
 import unicodedata
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, lru_cache
 from typing import Literal
 
 from outbound.conversation import EndCall, Line, OptOut, Piece, Say, Talk
@@ -415,6 +415,8 @@ def script(talk: Talk) -> Iterator[Piece]:
     """The scripted agent's reply, a pure function of the talk."""
     rule, language = _understand(talk)
     facts = _facts(talk, language)
+    if rule.intent == "repeat":
+        facts = {**facts, "last": _to_repeat(talk, language, facts)}
     before = next((line.text for line in reversed(talk.lines) if line.role == "agent" and not line.interrupted), "")
     for sentences, then in _answers(rule, language, facts, talk.lines):
         words = sentences.strip()
@@ -457,12 +459,13 @@ def language_of(talk: Talk) -> Language:
     """
     if talk.language.lower().startswith("es"):
         return "es"
+    known = {value for language in LANGUAGES for value in _known(talk, language).values() if value}
     for line in reversed(talk.lines):
         text = line.text
-        for value in filter(None, (value for spoken in LANGUAGES for value in _known(talk, spoken).values())):
+        for value in sorted(known, key=len, reverse=True):
             text = text.replace(value, " ")
-        if line.role == "callee" and (understood := meaning(text, "en")[1]) == meaning(text, "es")[1]:
-            return understood
+        if line.role == "callee" and len(understood := _heard(text)[1]) == 1:
+            return understood[0]
         if language := _language_in(text):
             return language
     return "en"
@@ -486,15 +489,21 @@ def _vocabulary() -> Mapping[Language, set[str]]:
 
 def meaning(text: str, own: Language) -> tuple[str, Language]:
     """What is meant, by the order of the rules; words of the other language count too."""
+    intent, languages = _heard(text)
+    return intent, own if own in languages else languages[0]
+
+
+@lru_cache(maxsize=1)  # a turn asks twice about the same words: which language they tell, and what they mean
+def _heard(text: str) -> tuple[str, Sequence[Language]]:
+    """The first rule that hears something in the text, and the languages it does in: all, where none hears anything."""
     plain = _plain(text)
     for short, full in SPELT_OUT.items():
         plain = plain.replace(short, full)
     plain = " ".join(plain.split()).lstrip(" .,;:!?\"'-")
     for rule in rules().values():
-        for language in sorted(LANGUAGES, key=lambda language: language != own):
-            if rule.hears_in(plain, language):
-                return rule.intent, language
-    return "unclear", own
+        if languages := [language for language in LANGUAGES if rule.hears_in(plain, language)]:
+            return rule.intent, languages
+    return "unclear", LANGUAGES
 
 
 def _plain(text: str) -> str:
@@ -530,24 +539,34 @@ def _facts(talk: Talk, language: Language) -> Mapping[str, str]:
         me = (f"{name}, " if name else "") + "an AI assistant" + (f" calling from {company}" if company else "")
         reason = f"I am calling {'' if purpose.startswith('to ') else 'about '}{purpose}."
         reason = reason if purpose else "I was asked to ring you and to hear whether you have any questions."
-        introduction = f"This is {me}. {reason}"
+        introduction = "This is"
         names = {"*": "star", "#": "pound"}
     else:
         me = f"{name}, asistente" if name else "un asistente"
         me += " de inteligencia artificial" + (f" de {company}" if company else "")
         reason = f"Le llamo {'' if purpose.startswith('para ') else 'por lo siguiente: '}{purpose}."
         reason = reason if purpose else "Me pidieron llamarle por si tiene alguna pregunta."
-        introduction = f"Le habla {me}. {reason}"
+        introduction = "Le habla"
         names = {"*": "asterisco", "#": "numeral"}
+    keys = ", ".join(names.get(key, key) for key in (talk.lines[-1].text if talk.lines else "") if not key.isspace())
+    introduction += f" {me}. {reason}"
+    return {"me": me, "reason": reason, "introduction": introduction, "keys": keys, "offer": OFFER[language]}
+
+
+def _to_repeat(talk: Talk, language: Language, facts: Mapping[str, str]) -> str:
+    """What was said last, where it was heard and is in this language."""
     repeating = tuple(s.removesuffix("{last}") for says in rules()["repeat"].says.values() for s in says[:2])
     said = [line for line in talk.lines if line.role == "agent" and not line.text.startswith(repeating)]
-    last = said[-1].text if said and not said[-1].interrupted else reason
-    if _language_in(last) not in (language, None):
-        last = introduction
-    keys = ", ".join(names.get(key, key) for key in (talk.lines[-1].text if talk.lines else "") if not key.isspace())
-    return {"me": me, "reason": reason, "last": last, "keys": keys, "offer": OFFER[language]}
+    last = said[-1].text if said and not said[-1].interrupted else facts["reason"]
+    return last if _language_in(last) in (language, None) else facts["introduction"]
 
 
 def _known(talk: Talk, language: Language) -> Mapping[str, str]:
     """What the call is about, as it is spoken."""
-    return {name: clean(str(value), language=language).strip(" .") for name, value in talk.variables.items()}
+    return {name: _spoken(str(value), language) for name, value in talk.variables.items()}
+
+
+@lru_cache(maxsize=1024)
+def _spoken(value: str, language: Language) -> str:
+    """Cleaned once: a call says the same few values turn after turn."""
+    return clean(value, language=language).strip(" .")
