@@ -7,7 +7,7 @@ import signal
 import sys
 from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager, suppress
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from functools import partial
 from typing import Any
 
@@ -95,6 +95,7 @@ async def open_house(settings: Settings, stack: AsyncExitStack) -> House:
         instructions=settings.agent_instructions or None,
         base_url=settings.openai_base_url or None,
         api_key=_model_key(settings),
+        answer_within=timedelta(seconds=2 * settings.llm_timeout),
     )
     stack.push_async_callback(agent.aclose)
     agents.configure(agent)
