@@ -13,6 +13,9 @@ SessionId = NewType("SessionId", str)
 CallSid = NewType("CallSid", str)
 """The carrier's id of a call, `CA…` at Twilio."""
 
+ProcessId = NewType("ProcessId", str)
+"""A process that carries calls, from its start to its end."""
+
 type Json = str | int | float | bool | list[Json] | dict[str, Json] | None
 
 
@@ -117,6 +120,10 @@ class Call:
     end_reason: EndReason | None = None
     opted_out: bool = False
     failure: Failure | None = None
+    owner: ProcessId | None = None
+    """Whoever holds the call's socket, or held it last."""
+    epoch: int = 0
+    """How many sockets the call has had: what comes from an older one than the last counts no more."""
 
     def follow(self, status: Status, at: datetime) -> "Call":
         """The call after the carrier reported `status`; the same call where that move is not legal any more."""
@@ -127,6 +134,8 @@ class Call:
             status=status,
             answered_at=self.answered_at or (at if status is Status.IN_PROGRESS else None),
             ended_at=at if status.is_final else None,
+            # Whoever was answered and has heard no end lost us, and the carrier its patience.
+            end_reason=self.end_reason or (EndReason.RELAY_FAILED if self.answered_at and status.is_final else None),
             # What was feared of a lost call has not come to pass.
             failure=None if self.status is Status.UNKNOWN else self.failure,
         )
@@ -140,9 +149,14 @@ class Call:
         """The call with the carrier's id, learnt from the create answer, a callback or the socket: the first counts."""
         return self if self.call_sid else replace(self, call_sid=call_sid)
 
+    def taken_by(self, owner: ProcessId) -> "Call":
+        """The call whose newest socket `owner` holds."""
+        return replace(self, owner=owner, epoch=self.epoch + 1)
+
     def ended_for(self, reason: EndReason) -> "Call":
-        """The call with the reason its conversation ended; the first reason stands."""
-        return self if self.end_reason else replace(self, end_reason=reason)
+        """The call with the reason its conversation ended. The first one stands, unless it was only a guess."""
+        is_known = self.end_reason not in (None, EndReason.RELAY_FAILED)
+        return self if is_known else replace(self, end_reason=reason)
 
     def failed_with(self, failure: Failure, status: Status, at: datetime) -> "Call":
         """The call that could not be placed: `status` is failed, refused or unknown.
@@ -169,6 +183,8 @@ class Kind(StrEnum):
     CALLEE_PRESSED = "callee_pressed"
     """`line`, `digits`."""
     CALLEE_PARTIAL = "callee_partial"
+    CALLEE_KEY = "callee_key"
+    """`digit`: one key, which `callee_pressed` repeats with the others."""
     AGENT_BEGAN = "agent_began"
     """`line`, and `turn` where the line answers something: the agent's utterance starts here in the transcript."""
     AGENT_SENT = "agent_sent"
@@ -186,6 +202,13 @@ class Kind(StrEnum):
     DIGITS_SENT = "digits_sent"
     OPTED_OUT = "opted_out"
     ENDING = "ending"
+    """`reason`: a goodbye was said, and the line is held until it was heard."""
+    RESUMING = "resuming"
+    """`relay_session_id`, `cause`: the line outlived a socket, and the carrier was asked to open another."""
+    TOOL_CALLED = "tool_called"
+    """`intent`, `tool`, `arguments`: written before the tool runs, so that it never runs twice."""
+    TOOL_DONE = "tool_done"
+    """`intent`, `outcome`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -197,6 +220,9 @@ class Entry:
     kind: Kind
     data: Mapping[str, Any]
     seq: int = 0
+    epoch: int | None = None
+    """Of the socket it comes from; None for what no socket tells. The store takes none of an older epoch than the
+    call's own, and does not keep the number."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,12 +1,14 @@
 """What the inside asks of the outside: a carrier that rings, an agent that finds words, a store that keeps."""
 
+import asyncio
 from collections.abc import AsyncGenerator, Callable, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import Protocol
 
-from outbound.calls import Call, CallSid, Entry, SessionId, Status
+from outbound.calls import Call, CallSid, Entry, ProcessId, SessionId, Status
 from outbound.conversation import Piece, Talk
 
 
@@ -96,6 +98,10 @@ class EndedReport:
     outcome: SessionOutcome | None
     call_is_live: bool
     """Whether the line is still open, so that what we return is heard."""
+    relay_session_id: str = ""
+    """The carrier's id of the session that is over."""
+    may_be_retried: bool = False
+    """Whether another session may fare better: the socket broke, and nothing that we asked for was wrong."""
     handoff: str | None = None
     error_code: int | None = None
     error_message: str | None = None
@@ -152,10 +158,20 @@ class Carrier(Protocol):
     def read_machine(self, form: Form) -> MachineReport: ...
 
 
+class Ledger(Protocol):
+    """Where tools that act on the world are written down, so that none runs twice for one intent."""
+
+    async def intend(self, tool: str, arguments: Mapping[str, object]) -> str:
+        """Returns an id once the intent is in the store: only then may the tool run. Raises StoreUnavailable."""
+
+    def done(self, intent: str, outcome: str) -> None:
+        """Notes what came of it, in a few words. What is never noted is in doubt after a break."""
+
+
 class Agent(Protocol):
     """Whoever finds the words."""
 
-    def reply(self, talk: Talk) -> AsyncGenerator[Piece]:
+    def reply(self, talk: Talk, ledger: Ledger) -> AsyncGenerator[Piece]:
         """Streams one reply to the last line of `talk`. Keeps nothing between replies; may be closed at any piece."""
 
     async def warm_up(self) -> None:
@@ -189,6 +205,11 @@ class NotStorable(ValueError):
     """No database of ours can hold it: NUL or half a surrogate pair in text, a time without zone, NaN in JSON."""
 
 
+BEAT_EVERY = timedelta(seconds=1)
+GONE_AFTER = timedelta(seconds=5)
+"""A process that has not beaten for this long does not carry calls any more."""
+
+
 class Store(Protocol):
     """Everything that matters, in a database."""
 
@@ -210,17 +231,39 @@ class Store(Protocol):
     async def active(self) -> Sequence[Call]:
         """Calls that are queued, initiated, ringing or in progress, newest first."""
 
-    async def has_call_sid(self, call_sid: CallSid) -> bool:
-        """Whether a call of ours has this id of the carrier."""
+    async def by_call_sid(self, call_sid: CallSid) -> Call | None:
+        """The call with this id of the carrier."""
 
-    async def append(self, entries: Iterable[Entry]) -> None:
-        """Adds journal entries in one transaction, in this order."""
+    async def turns(self, session_ids: Iterable[SessionId]) -> Mapping[SessionId, int]:
+        """How many replies these calls have had, by their journals; calls without any are left out."""
+
+    async def append(self, entries: Iterable[Entry]) -> frozenset[SessionId]:
+        """Adds journal entries in one transaction, in this order, and tells `Changes` of every process.
+
+        Leaves out what comes from an older epoch than the call's own, and returns those calls: another socket has them.
+        """
 
     async def journal(self, session_id: SessionId, after: int = 0) -> Sequence[Entry]:
         """The entries of a call with `seq` above `after`, in order."""
 
     async def ping(self) -> None:
         """Raises where the database cannot be used."""
+
+    async def beat(self, process: ProcessId, at: datetime) -> None:
+        """Notes that the process lives."""
+
+    async def living(self, since: datetime) -> frozenset[ProcessId]:
+        """The processes that have lived at or after `since`."""
+
+    async def retire(self, process: ProcessId) -> None:
+        """Notes that the process is gone, and with it its beats."""
+
+
+class Changes(Protocol):
+    """Tells when a call's journal has grown, by whichever process."""
+
+    def watching(self, session_id: SessionId) -> AbstractContextManager[asyncio.Event]:
+        """An event that is set when there may be new entries. Clear it, then read; it may be set for nothing."""
 
 
 class Journal(Protocol):

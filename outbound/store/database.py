@@ -2,22 +2,30 @@
 
 import asyncio
 import base64
-from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
 from datetime import UTC, datetime
+from itertools import batched
 from typing import Any, Self
+from uuid import uuid4
 
-from sqlalchemy import URL, Row, Select, insert, literal, select, text, tuple_, update
+from sqlalchemy import URL, Row, Select, delete, func, insert, literal, select, text, tuple_, update
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
-from outbound.calls import ACTIVE, Call, CallSid, EndReason, Entry, Failure, Kind, SessionId, Status
+from outbound.calls import ACTIVE, Call, CallSid, EndReason, Entry, Failure, Kind, ProcessId, SessionId, Status
 from outbound.ports import CallNotFound, NotStorable, Page
 from outbound.store.engine import as_writer, open_engine, read_url, translated
 from outbound.store.migrate import migrate
-from outbound.store.tables import calls, journal
+from outbound.store.tables import IS_TURN, calls, journal, processes
+
+CHANNEL = "journal"
+"""Of PostgreSQL, where processes tell each other whose journals have grown, in the form of `dump_growth`."""
 
 _NEWEST_FIRST = (calls.c.created_at.desc(), calls.c.session_id.desc())
+_NOTIFY = text("SELECT pg_notify(:channel, payload) FROM unnest(CAST(:payloads AS text[])) AS payload")
+_IDS_A_NOTE = 150
+"""PostgreSQL takes less than 8,000 bytes; an id of ours has 32, and 43 are expected at most."""
 
 
 class Database:
@@ -25,31 +33,37 @@ class Database:
 
     Every method raises StoreUnavailable where the database does not do its work, and NotStorable (a ValueError) for a
     value it cannot hold. On SQLite a power cut may take the last commits with it, the end of the process does not.
+
+    On PostgreSQL every process is told when one of them, `process` being this one, has added to a journal (see
+    `Changes`). `url` is the address with its password.
     """
 
-    def __init__(self, engine: AsyncEngine, url: URL) -> None:
+    def __init__(self, engine: AsyncEngine, url: URL, process: ProcessId) -> None:
+        self.url = url
+        self.process = process
         self._engine = engine
         self._writer = as_writer(engine)
-        self._url = url
         is_sqlite = engine.dialect.name == "sqlite"
         self._insert = sqlite.insert if is_sqlite else postgresql.insert
+        self._is_shared = not is_sqlite
         # SQLite has one writer at a time and lets the others poll, where the last to come may be the first to go:
         # inside the process they queue here instead.
         self._turn: AbstractAsyncContextManager[object] = asyncio.Lock() if is_sqlite else nullcontext()
 
     @classmethod
     @asynccontextmanager
-    async def open(cls, url: str) -> AsyncIterator[Self]:
+    async def open(cls, url: str, process: ProcessId | None = None) -> AsyncIterator[Self]:
         """The database at `url`, migrated to this version; its connections are closed at the end.
 
-        `url` is `sqlite:///path` or `postgresql://user:password@host/name`; the driver need not be named. Raises
-        StoreUnavailable with a sentence for the operator: no such driver, unreachable, schema of a newer version.
+        `url` is `sqlite:///path` or `postgresql://user:password@host/name`; the driver need not be named. `process` is
+        told from the others by its id, a random one by default. Raises StoreUnavailable with a sentence for the
+        operator: no such driver, unreachable, schema of a newer version.
         """
         place = read_url(url)
         engine = open_engine(place)
         try:
             await migrate(place)
-            database = cls(engine, place)
+            database = cls(engine, place, process or ProcessId(uuid4().hex))
             await database.ping()
             yield database
         finally:
@@ -105,34 +119,60 @@ class Database:
         """Calls that are queued, initiated, ringing or in progress, newest first."""
         return await self._all(select(calls).where(calls.c.status.in_(sorted(ACTIVE))).order_by(*_NEWEST_FIRST))
 
-    async def has_call_sid(self, call_sid: CallSid) -> bool:
-        """Whether a call of ours has this id of the carrier."""
-        async with self._reading() as connection:
-            found = await connection.execute(select(calls.c.session_id).where(calls.c.call_sid == call_sid).limit(1))
-            return found.first() is not None
+    async def by_call_sid(self, call_sid: CallSid) -> Call | None:
+        """The call with this id of the carrier, the newest if there are several."""
+        try:
+            found = await self._all(select(calls).where(calls.c.call_sid == call_sid).order_by(*_NEWEST_FIRST).limit(1))
+        except NotStorable:
+            return None
+        return found[0] if found else None
 
-    async def append(self, entries: Iterable[Entry]) -> None:
-        """Adds journal entries in one transaction, in this order. Raises CallNotFound where a call is not stored."""
-        rows = [
-            {"session_id": entry.session_id, "at": entry.at, "kind": entry.kind, "data": dict(entry.data)}
-            for entry in entries
-        ]
-        if not rows:
-            return
-        owners = {row["session_id"] for row in rows}
+    async def turns(self, session_ids: Iterable[SessionId]) -> Mapping[SessionId, int]:
+        """How many replies these calls have had: entries of kind `turn`. Calls without any are left out."""
+        asked = sorted(set(session_ids))
+        if not asked:
+            return {}
+        async with self._reading() as connection:
+            return {SessionId(row.session_id): row.turns for row in await connection.execute(_turns_of(asked))}
+
+    async def append(self, entries: Iterable[Entry]) -> frozenset[SessionId]:
+        """Adds journal entries in one transaction, in this order. Raises CallNotFound where a call is not stored.
+
+        Leaves out what comes from an older epoch than the call's own, and returns those calls.
+        """
+        entries = list(entries)
+        if not entries:
+            return frozenset()
+        appended_to = {entry.session_id for entry in entries}
         # The lock makes the order of numbers the order of commits: two processes that append to one call would
         # otherwise let a reader see the later number first and never ask for the earlier one. Taken in order of id,
-        # so that two batches cannot wait for each other.
+        # so that two batches cannot wait for each other. Whoever takes the call meanwhile waits for it as well:
+        # nothing of an older epoch follows what a newer one has read.
         lock = (
-            select(calls.c.session_id)
-            .where(calls.c.session_id.in_(sorted(owners)))
+            select(calls.c.session_id, calls.c.epoch)
+            .where(calls.c.session_id.in_(sorted(appended_to)))
             .order_by(calls.c.session_id)
             .with_for_update(key_share=True)
         )
         async with self._writing() as connection:
-            if owners.difference((await connection.execute(lock)).scalars()):
+            epochs = {row.session_id: row.epoch for row in await connection.execute(lock)}
+            if appended_to.difference(epochs):
                 raise CallNotFound("a journal entry belongs to no call")
-            await connection.execute(insert(journal), rows)
+            rows: list[dict[str, Any]] = []
+            late: set[SessionId] = set()
+            for entry in entries:
+                if entry.epoch is not None and entry.epoch < epochs[entry.session_id]:
+                    late.add(entry.session_id)
+                else:
+                    rows.append(_to_line(entry))
+            if rows:
+                await connection.execute(insert(journal), rows)
+                if self._is_shared:
+                    grown = sorted({row["session_id"] for row in rows})
+                    await connection.execute(
+                        _NOTIFY, {"channel": CHANNEL, "payloads": dump_growth(self.process, grown)}
+                    )
+        return frozenset(late)
 
     async def journal(self, session_id: SessionId, after: int = 0) -> Sequence[Entry]:
         """The entries of a call with `seq` above `after`, in order; none for a call that is not stored."""
@@ -148,13 +188,32 @@ class Database:
         async with self._reading() as connection:
             await connection.execute(text("SELECT 1 FROM calls WHERE false"))
 
+    async def beat(self, process: ProcessId, at: datetime) -> None:
+        """Notes that the process lives. The clocks of all machines are taken to agree within a second or so."""
+        write = self._insert(processes).values(id=process, seen_at=at)
+        async with self._writing() as connection:
+            await connection.execute(
+                write.on_conflict_do_update(index_elements=[processes.c.id], set_={"seen_at": write.excluded.seen_at})
+            )
+
+    async def living(self, since: datetime) -> frozenset[ProcessId]:
+        """The processes that have lived at or after `since`."""
+        async with self._reading() as connection:
+            found = await connection.execute(select(processes.c.id).where(processes.c.seen_at >= since))
+            return frozenset(ProcessId(process) for process in found.scalars())
+
+    async def retire(self, process: ProcessId) -> None:
+        """Notes that the process is gone, and with it its beats; one that beats again lives again."""
+        async with self._writing() as connection:
+            await connection.execute(delete(processes).where(processes.c.id == process))
+
     async def _all(self, query: Select[Any]) -> list[Call]:
         async with self._reading() as connection:
             return [_to_call(row) for row in await connection.execute(query)]
 
     @asynccontextmanager
     async def _reading(self) -> AsyncIterator[AsyncConnection]:
-        with translated(self._url):
+        with translated(self.url):
             async with self._engine.connect() as connection:
                 yield connection
 
@@ -162,9 +221,20 @@ class Database:
     async def _writing(self) -> AsyncIterator[AsyncConnection]:
         """A transaction that commits at the end; on SQLite it has the write lock from its beginning."""
         async with self._turn:
-            with translated(self._url):
+            with translated(self.url):
                 async with self._writer.begin() as connection:
                     yield connection
+
+
+def dump_growth(process: ProcessId, session_ids: Iterable[SessionId]) -> list[str]:
+    """Payloads that tell whose journals `process` has added to: its id and theirs, with spaces between."""
+    return [" ".join([process, *some]) for some in batched(session_ids, _IDS_A_NOTE)]
+
+
+def parse_growth(payload: str) -> tuple[ProcessId, list[SessionId]]:
+    """Who says it, and whose journals have grown. Never raises: anybody may write to the channel."""
+    process, *session_ids = payload.split(" ")
+    return ProcessId(process), [SessionId(session_id) for session_id in session_ids]
 
 
 def dump_cursor(call: Call) -> str:
@@ -200,6 +270,14 @@ async def _read(connection: AsyncConnection, session_id: SessionId, *, to_change
     return _to_call(row)
 
 
+def _turns_of(session_ids: Sequence[SessionId]) -> Select[Any]:
+    return (
+        select(journal.c.session_id, func.count().label("turns"))
+        .where(journal.c.session_id.in_(session_ids), text(IS_TURN))
+        .group_by(journal.c.session_id)
+    )
+
+
 def _to_row(call: Call) -> dict[str, Any]:
     failure = call.failure
     return {
@@ -223,6 +301,8 @@ def _to_row(call: Call) -> dict[str, Any]:
         "failure_code": failure.code if failure else None,
         "failure_detail": failure.detail if failure else None,
         "failure_carrier_code": failure.carrier_code if failure else None,
+        "owner": call.owner,
+        "epoch": call.epoch,
     }
 
 
@@ -249,7 +329,13 @@ def _to_call(row: Row[Any]) -> Call:
         end_reason=EndReason(row.end_reason) if row.end_reason is not None else None,
         opted_out=row.opted_out,
         failure=failure,
+        owner=ProcessId(row.owner) if row.owner is not None else None,
+        epoch=row.epoch,
     )
+
+
+def _to_line(entry: Entry) -> dict[str, Any]:
+    return {"session_id": entry.session_id, "at": entry.at, "kind": entry.kind, "data": dict(entry.data)}
 
 
 def _to_entry(row: Row[Any]) -> Entry:

@@ -2,7 +2,7 @@
 
 import asyncio
 from collections import deque
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Collection, Sequence
 from contextlib import suppress
 from datetime import timedelta
 from itertools import islice
@@ -11,7 +11,7 @@ from typing import Self
 
 import structlog
 
-from outbound.calls import Entry, Kind
+from outbound.calls import Entry, Kind, SessionId
 from outbound.ports import CallNotFound, NotStorable, StoreUnavailable
 
 _log = structlog.get_logger(__name__)
@@ -37,17 +37,25 @@ class JournalWriter:
     results, playback) are dropped; what was said is kept up to twice that, about 100 MB, and beyond it lost. Both are
     logged and counted in `dropped`. An entry the store can never take (no such call, not JSON) is logged and left out.
 
+    After each commit, and before a flush that waits for it returns, `grown` is called with all calls of the batch, and
+    `superseded` with each of those of which the store left something out, because a newer socket has the call: once for
+    every such batch. Neither may wait.
+
     Belongs to one event loop; not safe to use from other threads.
     """
 
     def __init__(
         self,
-        append: Callable[[Sequence[Entry]], Awaitable[None]],
+        append: Callable[[Sequence[Entry]], Awaitable[Collection[SessionId]]],
         *,
+        superseded: Callable[[SessionId], None] = lambda _: None,
+        grown: Callable[[Collection[SessionId]], None] = lambda _: None,
         room: int = 100_000,
         close_within: timedelta = timedelta(seconds=5),
     ) -> None:
         self._append = append
+        self._superseded = superseded
+        self._grown = grown
         self._room = room
         self._close_within = close_within
         self._pending: deque[Entry] = deque()
@@ -181,7 +189,8 @@ class JournalWriter:
         wait_s = _FIRST_RETRY_S
         while True:
             try:
-                return await self._append(batch)
+                refused = await self._append(batch)
+                break
             except (CallNotFound, NotStorable):
                 raise
             except Exception as error:
@@ -190,3 +199,10 @@ class JournalWriter:
                 _log.error("journal_not_written", reason=reason, pending=len(self._pending), dropped=self._dropped)
             await asyncio.sleep(wait_s)
             wait_s = min(2 * wait_s, _LAST_RETRY_S)
+        try:
+            self._grown({entry.session_id for entry in batch})
+            for session_id in refused:
+                self._superseded(session_id)
+        except Exception as error:
+            # Whoever is told must not end the task either, nor have the batch written again.
+            _log.error("journal_growth_not_told", reason=type(error).__name__)

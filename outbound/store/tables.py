@@ -1,4 +1,4 @@
-"""What the database holds: one row for each call, one for each line of its journal."""
+"""What the database holds: one row for each call, one for each line of its journal, one for each process."""
 
 from datetime import UTC, datetime
 
@@ -16,6 +16,7 @@ from sqlalchemy import (
     Table,
     Text,
     TypeDecorator,
+    text,
 )
 
 
@@ -93,10 +94,16 @@ calls = Table(
     Column("failure_code", Words),
     Column("failure_detail", Words),
     Column("failure_carrier_code", Integer),
+    Column("owner", Words),
+    # With a default: processes of the version before write calls while a deploy is under way.
+    Column("epoch", Integer, nullable=False, server_default=text("0")),
     Index(None, "created_at", "session_id"),
     Index(None, "status", "created_at", "session_id"),
     Index(None, "call_sid"),
 )
+
+IS_TURN = "kind = 'turn'"
+"""In these words in the index and in the query: no engine recognises it with a parameter in it."""
 
 journal = Table(
     "journal",
@@ -108,5 +115,14 @@ journal = Table(
     Column("kind", Words, nullable=False),
     Column("data", JSON, nullable=False),
     Index(None, "session_id", "seq"),
+    # Few entries are turns: replies are counted without reading the rest.
+    Index("ix_journal_turns", "session_id", sqlite_where=text(IS_TURN), postgresql_where=text(IS_TURN)),
     sqlite_autoincrement=True,
+)
+
+processes = Table(
+    "processes",
+    metadata,
+    Column("id", Words, primary_key=True),
+    Column("seen_at", Utc, nullable=False),
 )

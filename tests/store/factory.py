@@ -18,6 +18,6 @@ def a_call(session_id: str | None = None, *, minute: int = 0, **fields: Any) -> 
     )
 
 
-def an_entry(call: Call, kind: Kind = Kind.CALLEE_SAID, **data: Any) -> Entry:
+def an_entry(call: Call, kind: Kind = Kind.CALLEE_SAID, *, epoch: int | None = None, **data: Any) -> Entry:
     """A journal entry of the call, at noon."""
-    return Entry(call.session_id, NOON, kind, data)
+    return Entry(call.session_id, NOON, kind, data, epoch=epoch)

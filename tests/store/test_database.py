@@ -9,11 +9,12 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from sqlalchemy import text
 
-from outbound.calls import ACTIVE, Call, CallSid, EndReason, Failure, Kind, SessionId, Status
+from outbound.calls import ACTIVE, Call, CallSid, EndReason, Entry, Failure, Kind, ProcessId, SessionId, Status
 from outbound.ports import CallNotFound, NotStorable, Store
 from outbound.store import Database
-from outbound.store.database import dump_cursor, parse_cursor
+from outbound.store.database import _turns_of, dump_cursor, parse_cursor
 from tests.store.factory import NOON, a_call, an_entry
 
 _is_a_store: type[Store] = Database
@@ -43,6 +44,8 @@ async def test_a_call_comes_back_as_it_was_written(database: Database) -> None:
         end_reason=EndReason.MACHINE_ANSWERED,
         opted_out=True,
         failure=Failure("not_your_number", "the number is not yours", 21212),
+        owner=ProcessId("process"),
+        epoch=3,
     )
     unchanged = {field.name for field in dataclasses.fields(Call) if getattr(call, field.name) == field.default}
     assert not unchanged, "the test gives every field a value of its own"
@@ -255,12 +258,84 @@ async def test_active_calls_are_those_going_on_newest_first(database: Database) 
     assert list(active) == sorted(active, key=lambda call: call.created_at, reverse=True)
 
 
-async def test_an_id_of_the_carrier_is_ours_once_a_call_has_it(database: Database) -> None:
+async def test_a_call_is_found_by_the_id_of_the_carrier_once_it_has_it(database: Database) -> None:
     call = await database.create(a_call())
-    assert not await database.has_call_sid(CallSid("CA1"))
-    await database.change(call.session_id, lambda call: call.identified(CallSid("CA1")))
-    assert await database.has_call_sid(CallSid("CA1"))
-    assert not await database.has_call_sid(CallSid("CA2"))
+    assert await database.by_call_sid(CallSid("CA1")) is None
+    identified = await database.change(call.session_id, lambda call: call.identified(CallSid("CA1")))
+    assert await database.by_call_sid(CallSid("CA1")) == identified
+    assert await database.by_call_sid(CallSid("CA2")) is None
+    assert await database.by_call_sid(CallSid("CA\x00")) is None
+
+
+async def test_of_several_calls_with_one_id_of_the_carrier_the_newest_is_found(database: Database) -> None:
+    for minute in (0, 2, 1):
+        await database.create(a_call(str(minute), minute=minute, call_sid=CallSid("CA1")))
+    found = await database.by_call_sid(CallSid("CA1"))
+    assert found is not None
+    assert found.session_id == "2"
+
+
+async def test_of_two_that_take_a_call_at_once_one_comes_after_the_other(database_url: str) -> None:
+    async def take(database: Database, call: Call) -> Call:
+        return await database.change(call.session_id, lambda call: call.taken_by(database.process))
+
+    async with Database.open(database_url) as here, Database.open(database_url) as there:
+        for _ in range(10):
+            call = await here.create(a_call())
+            first, last = sorted(
+                await asyncio.gather(take(here, call), take(there, call)), key=lambda taken: taken.epoch
+            )
+            assert (first.epoch, last.epoch) == (1, 2)
+            assert {first.owner, last.owner} == {here.process, there.process}
+            assert await there.get(call.session_id) == last
+
+
+async def test_a_process_lives_as_long_as_it_beats(database: Database) -> None:
+    here, there = ProcessId("here"), ProcessId("there")
+    await database.beat(here, NOON)
+    await database.beat(there, NOON)
+    await database.beat(here, NOON + timedelta(seconds=2))
+    assert await database.living(NOON) == {here, there}
+    assert await database.living(NOON + timedelta(seconds=2)) == {here}
+    assert await database.living(NOON + timedelta(seconds=3)) == frozenset()
+
+
+async def test_a_process_that_retires_lives_no_more(database: Database) -> None:
+    for process in ("here", "there"):
+        await database.beat(ProcessId(process), NOON)
+    await database.retire(ProcessId("here"))
+    await database.retire(ProcessId("nobody"))
+    assert await database.living(NOON) == {"there"}
+
+
+async def test_replies_are_counted_for_each_call_by_itself(database: Database) -> None:
+    one, two, none, other = [await database.create(a_call()) for _ in range(4)]
+    kinds = (Kind.CALLEE_SAID, Kind.TURN, Kind.AGENT_SAID)
+    await database.append(an_entry(call, kind) for call in (one, two, two, other) for kind in kinds)
+    await database.append([an_entry(none)])
+    asked = [call.session_id for call in (one, two, none)]
+    assert await database.turns(asked) == {one.session_id: 1, two.session_id: 2}
+
+
+async def test_counting_no_replies_asks_no_database(tmp_path: Path) -> None:
+    async with Database.open(f"sqlite:///{tmp_path / 'calls.db'}") as database, database._reading() as connection:
+        await connection.execute(text("ALTER TABLE journal RENAME TO away"))
+        assert await database.turns([]) == {}
+
+
+async def test_replies_are_counted_without_reading_the_rest_of_the_journal(database: Database) -> None:
+    is_sqlite = database.url.get_backend_name() == "sqlite"
+    async with database._reading() as connection:
+        query = _turns_of([SessionId("a"), SessionId("b")]).compile(
+            dialect=connection.dialect, compile_kwargs={"literal_binds": True}
+        )
+        if not is_sqlite:
+            # A journal of no entries is read faster as it lies.
+            await connection.execute(text("SET LOCAL enable_seqscan = off"))
+        explained = await connection.execute(text(f"EXPLAIN {'QUERY PLAN' if is_sqlite else ''} {query}"))
+        plan = str(explained.all())
+    assert "ix_journal_turns" in plan
+    assert "ix_journal_session_id_seq" not in plan
 
 
 async def test_the_journal_is_read_in_the_order_it_was_written(database: Database) -> None:
@@ -322,6 +397,51 @@ async def test_entries_of_many_calls_can_be_appended_at_once_in_any_order(databa
             *(database.change(call.session_id, counted) for call in calls),
         )
     assert [len(await database.journal(call.session_id)) for call in calls] == [6] * 6
+
+
+async def test_what_an_older_socket_says_is_left_out_and_its_call_returned(database: Database) -> None:
+    lost, held = await database.create(a_call()), await database.create(a_call())
+    here, there = ProcessId("here"), ProcessId("there")
+    await database.change(lost.session_id, lambda call: call.taken_by(here).taken_by(there))
+    await database.change(held.session_id, lambda call: call.taken_by(here))
+
+    refused = await database.append(
+        [
+            an_entry(lost, n=1),
+            an_entry(lost, n=2, epoch=1),
+            an_entry(held, n=3, epoch=1),
+            an_entry(lost, n=4, epoch=2),
+            an_entry(lost, n=5, epoch=0),
+            an_entry(held, n=6),
+            an_entry(lost, n=7),
+        ]
+    )
+
+    assert refused == {lost.session_id}
+    assert [entry.data["n"] for entry in await database.journal(lost.session_id)] == [1, 4, 7]
+    assert [entry.data["n"] for entry in await database.journal(held.session_id)] == [3, 6]
+
+
+async def test_a_batch_of_nothing_but_an_older_socket_writes_nothing(database: Database) -> None:
+    call = await database.create(a_call(epoch=2))
+    assert await database.append([an_entry(call, epoch=1)] * 2) == {call.session_id}
+    assert await database.journal(call.session_id) == []
+
+
+async def test_once_a_call_is_taken_its_older_socket_adds_nothing(database_url: str) -> None:
+    async def write_until_refused(database: Database, call: Call, wrote: asyncio.Event) -> None:
+        while not await database.append([an_entry(call, epoch=1)]):
+            wrote.set()
+
+    async with Database.open(database_url) as here, Database.open(database_url) as there, asyncio.timeout(30):
+        call = await here.create(a_call(epoch=1))
+        wrote = asyncio.Event()
+        writers = [asyncio.create_task(write_until_refused(here, call, wrote)) for _ in range(4)]
+        await wrote.wait()
+        await there.change(call.session_id, lambda call: call.taken_by(there.process))
+        read: list[Entry] = list(await there.journal(call.session_id))
+        await asyncio.gather(*writers)
+        assert await there.journal(call.session_id) == read
 
 
 async def test_appending_nothing_is_no_work(database: Database) -> None:

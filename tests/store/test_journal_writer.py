@@ -1,13 +1,13 @@
 """The journal off the path of speech."""
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from datetime import timedelta
 
 import pytest
 import structlog
 
-from outbound.calls import Entry, Kind
+from outbound.calls import Entry, Kind, SessionId
 from outbound.ports import Journal, NotStorable, StoreUnavailable
 from outbound.store import Database, JournalWriter
 from tests.store.factory import a_call, an_entry
@@ -30,13 +30,14 @@ class Book:
     def entries(self) -> list[Entry]:
         return [entry for batch in self.batches for entry in batch]
 
-    async def append(self, entries: Sequence[Entry]) -> None:
+    async def append(self, entries: Sequence[Entry]) -> frozenset[SessionId]:
         if not self.open.is_set():
             self.refused.set()
             raise StoreUnavailable("the database is away")
         if any(entry.data.get("poison") for entry in entries):
             raise NotStorable("poison")
         self.batches.append(list(entries))
+        return frozenset()
 
     def shut(self) -> None:
         self.open.clear()
@@ -50,10 +51,10 @@ class SlowBook(Book):
         self.asked = asyncio.Event()
         self.answer = asyncio.Event()
 
-    async def append(self, entries: Sequence[Entry]) -> None:
+    async def append(self, entries: Sequence[Entry]) -> frozenset[SessionId]:
         self.asked.set()
         await self.answer.wait()
-        await super().append(entries)
+        return await super().append(entries)
 
 
 def numbered(count: int, kind: Kind = Kind.CALLEE_SAID) -> list[Entry]:
@@ -158,10 +159,10 @@ async def test_an_append_that_breaks_is_tried_again_and_its_words_are_not_logged
     book = Book()
     broken = [KeyError("my pin is 1234")]
 
-    async def append(entries: Sequence[Entry]) -> None:
+    async def append(entries: Sequence[Entry]) -> frozenset[SessionId]:
         if broken:
             raise broken.pop()
-        await book.append(entries)
+        return await book.append(entries)
 
     with structlog.testing.capture_logs() as logs:
         async with JournalWriter(append) as journal:
@@ -184,6 +185,51 @@ async def test_an_entry_that_can_never_be_written_does_not_hold_up_the_others(da
         ("journal_entry_refused", "nobody", "CallNotFound"),
         ("journal_entry_refused", call.session_id, "NotStorable"),
     ]
+
+
+async def test_before_a_flush_returns_it_is_told_who_was_superseded(database: Database) -> None:
+    lost = await database.create(a_call(epoch=2))
+    held = await database.create(a_call(epoch=2))
+    superseded: list[SessionId] = []
+    async with JournalWriter(database.append, superseded=superseded.append) as journal:
+        journal.write(an_entry(lost, n=1, epoch=1))
+        journal.write(an_entry(held, n=2, epoch=2))
+        journal.write(an_entry(a_call("nobody")))
+        await journal.flush()
+        assert superseded == [lost.session_id]
+    assert await database.journal(lost.session_id) == []
+    assert [entry.data["n"] for entry in await database.journal(held.session_id)] == [2]
+
+
+async def test_after_each_commit_it_is_told_whose_journals_grew() -> None:
+    book = Book()
+    told: list[tuple[set[SessionId], int]] = []
+
+    def grown(session_ids: Collection[SessionId]) -> None:
+        told.append((set(session_ids), len(book.entries)))
+
+    async with JournalWriter(book.append, grown=grown) as journal:
+        for call in (CALL, CALL, a_call("there")):
+            journal.write(an_entry(call))
+        await journal.flush()
+        journal.write(an_entry(CALL))
+        await journal.flush()
+    assert told == [({"here", "there"}, 3), ({"here"}, 4)]
+
+
+async def test_whoever_breaks_when_told_does_not_hold_up_the_journal() -> None:
+    book = Book()
+
+    def broken(_: object) -> None:
+        raise KeyError("my pin is 1234")
+
+    with structlog.testing.capture_logs() as logs:
+        async with JournalWriter(book.append, grown=broken) as journal:
+            for entry in numbered(2):
+                journal.write(entry)
+                await journal.flush()
+    assert book.entries == numbered(2)
+    assert [(log["event"], log["reason"]) for log in logs] == [("journal_growth_not_told", "KeyError")] * 2
 
 
 async def test_beyond_its_room_it_keeps_what_was_said_and_drops_what_is_said_again() -> None:

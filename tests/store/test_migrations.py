@@ -11,12 +11,14 @@ from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from sqlalchemy import Connection, inspect, text
+from sqlalchemy.engine.interfaces import ReflectedIndex
 from sqlalchemy.ext.asyncio import AsyncEngine
 
+from outbound.calls import SessionId
 from outbound.ports import StoreUnavailable
 from outbound.store import Database
 from outbound.store.__main__ import draft
-from outbound.store.engine import as_writer, open_engine, read_url
+from outbound.store.engine import as_writer, open_engine, prepare_file, read_url
 from outbound.store.migrate import config, migrate
 from outbound.store.tables import metadata
 from tests.store.factory import a_call
@@ -35,6 +37,11 @@ def _differences(connection: Connection) -> list[Any]:
     return list(compare_metadata(context, metadata))
 
 
+def _comparable(index: ReflectedIndex) -> str:
+    options = {name: str(option) for name, option in index.get("dialect_options", {}).items()}
+    return str({**index, "dialect_options": options})
+
+
 def _schema(connection: Connection) -> dict[str, Any]:
     found = inspect(connection)
     return {
@@ -43,7 +50,7 @@ def _schema(connection: Connection) -> dict[str, Any]:
             found.get_pk_constraint(name),
             found.get_foreign_keys(name),
             sorted(found.get_unique_constraints(name), key=str),
-            sorted(found.get_indexes(name), key=str),
+            sorted(_comparable(index) for index in found.get_indexes(name)),
         )
         for name in metadata.tables
     }
@@ -73,6 +80,27 @@ async def test_migrating_at_once_is_migrating_one_after_the_other(database_url: 
     await asyncio.gather(*(migrate(read_url(database_url)) for _ in range(6)))
     async with writer.begin() as connection:
         assert await connection.run_sync(_differences) == []
+
+
+async def test_the_calls_of_a_version_before_are_kept(database_url: str, writer: AsyncEngine) -> None:
+    url = read_url(database_url)
+    if url.get_backend_name() == "sqlite":
+        prepare_file(url)
+    async with writer.begin() as connection:
+        await connection.run_sync(lambda sync: command.upgrade(config(sync), "0001"))
+        for statement in (
+            """INSERT INTO calls (session_id, phone_number, created_at, greeting, max_duration_s, variables, metadata,
+            status, opted_out, call_sid) VALUES
+            ('kept', '+12025550123', '2026-03-01 12:00:00', 'Hello.', 600, '{}', '{}', 'completed', false, 'CA1')""",
+            """INSERT INTO journal (session_id, at, kind, data) VALUES
+            ('kept', '2026-03-01 12:00:01', 'turn', '{"turn":1}')""",
+        ):
+            await connection.exec_driver_sql(statement)
+    async with Database.open(database_url) as database:
+        call = await database.get(SessionId("kept"))
+        assert (call.call_sid, call.owner, call.epoch) == ("CA1", None, 0)
+        assert [entry.data for entry in await database.journal(call.session_id)] == [{"turn": 1}]
+        assert await database.turns([call.session_id]) == {"kept": 1}
 
 
 async def test_a_database_of_a_newer_version_is_refused(database_url: str, writer: AsyncEngine) -> None:

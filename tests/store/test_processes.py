@@ -7,8 +7,10 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
+import pytest
+
 from outbound.calls import SessionId
-from outbound.store import Database
+from outbound.store import Changes, Database
 from tests.store.factory import a_call
 
 
@@ -84,3 +86,12 @@ async def test_a_killed_process_leaves_all_but_the_last_moment(database_url: str
     lost = [at for at in written if at not in kept]
     assert all(at > written[-1] - 0.2 for at in lost)
     assert len(lost) < len(written)
+
+
+@pytest.mark.parametrize("engine_name", ["postgresql"])
+async def test_what_another_process_writes_is_heard(database_url: str) -> None:
+    heard_of: asyncio.Queue[SessionId] = asyncio.Queue()
+    async with Database.open(database_url) as database, Changes(database, foreign=heard_of.put_nowait):
+        async with other_process("journal", database_url) as other:
+            assert await heard(other)
+            assert await heard_of.get() == "killed"
