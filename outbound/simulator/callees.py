@@ -15,6 +15,7 @@ Talk = Callable[[Line], Awaitable[None]]
 
 THINKS = 0.5
 RINGS = 1.5
+STILL_THERE = "Hello? Are you still there?"
 _FAREWELL = re.compile(
     r"\b(good\s?bye|bye|have a (nice|great|good) (day|one|evening)|take care|adiós|hasta luego)\b", re.IGNORECASE
 )
@@ -177,12 +178,47 @@ async def rambles(line: Line) -> None:
     await _part(line, "Well, it was lovely talking to you. Goodbye!")
 
 
+def insists(*lines: str, patience: float = 6.0, asks: int = 3) -> Talk:
+    """A person who says these lines, each once, and does not leave because the agent falls silent.
+
+    After `patience` network seconds without a word he asks whether anybody is there; he hangs up when he has asked
+    `asks` times in vain, when the agent says goodbye, or when all was said and answered.
+    """
+
+    async def talk(line: Line) -> None:
+        for words in (*lines, "Thank you very much. Goodbye!"):
+            heard = await _asks_until_heard(line, patience, asks)
+            if not heard or says_goodbye(heard):
+                return
+            await reply(line, words)
+        await line.hear(patience=patience)
+        await line.pause(0.8)
+
+    return talk
+
+
+async def _asks_until_heard(line: Line, patience: float, asks: int) -> str:
+    for _ in range(asks):
+        if heard := await line.hear(patience=patience):
+            return heard
+        await line.say(STILL_THERE)
+    return await line.hear(patience=patience)
+
+
 def story(characters: int) -> str:
     """A story of exactly so many characters."""
     sentence = "And then my neighbour said, which I could hardly believe, that the cat had come back all by itself. "
     told = (sentence * (characters // len(sentence) + 1))[: characters - 1]
     return told.rstrip().ljust(characters - 1, "m") + "."
 
+
+_MANY = (
+    "Yes. Who is this, please?",
+    "And what is this about?",
+    "Are you a robot?",
+    "Could you say again why you are calling?",
+    "How are you today?",
+)
 
 CALLEES: Mapping[str, Callee] = {
     "+15005550006": Callee("friendly", "talks a few turns, asks who is calling, says goodbye", friendly),
@@ -199,6 +235,7 @@ CALLEES: Mapping[str, Callee] = {
     "+12025550110": Callee("screened", "a call-screening assistant asks first, then the person talks", screened),
     "+12025550111": Callee("Spanish", "speaks Spanish", spanish),
     "+12025550112": Callee("rambles", "tells long stories, one of 20,000 characters", rambles),
+    "+12025550113": Callee("insists", "stays on the line when it goes dead: for killing servers", insists(*_MANY)),
 }
 
 EVERYBODY_ELSE = CALLEES["+12025550100"]

@@ -1,9 +1,10 @@
 """One call as the carrier sees it: what was asked, how far it is, and a record of all that crossed."""
 
 import asyncio
+import functools
 import json
 import secrets
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Literal
@@ -57,13 +58,29 @@ class CallRequest:
 
 
 @dataclass(frozen=True, slots=True)
+class Spoken:
+    """What one side said, as far as it was heard; `unheard` is what an interruption kept from the callee's ear."""
+
+    at: float
+    who: Who
+    text: str
+    interrupted: bool = False
+    unheard: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class Frame:
-    """One WebSocket text frame; `at` in network seconds."""
+    """One WebSocket text frame; `at` in network seconds.
+
+    What was meant for the application stands here only if it was written to an open socket. `says` is the line of the
+    callee that a final prompt carries.
+    """
 
     at: float
     direction: Direction
     session_id: str
     text: str
+    says: Spoken | None = None
 
     @property
     def message(self) -> dict[str, object]:
@@ -89,17 +106,6 @@ class Webhook:
 
 
 @dataclass(frozen=True, slots=True)
-class Spoken:
-    """What one side said, as far as it was heard; `unheard` is what an interruption kept from the callee's ear."""
-
-    at: float
-    who: Who
-    text: str
-    interrupted: bool = False
-    unheard: str = ""
-
-
-@dataclass(frozen=True, slots=True)
 class StatusChange:
     at: float
     status: Status
@@ -107,6 +113,35 @@ class StatusChange:
 
 type Record = Frame | Webhook | Spoken | StatusChange
 type Observer = Callable[["NetworkCall", Record], None]
+
+
+@dataclass(slots=True)
+class Gap:
+    """A lost relay socket as the callee lives through it: times in network seconds, None while it has not happened."""
+
+    session_id: str
+    """Of the session whose socket was lost."""
+    dropped_at: float
+    asked_at: float | None = None
+    """The carrier asks the action URL, or tries to reconnect: until here nobody else could do anything."""
+    reconnected_at: float | None = None
+    """The application has a socket again."""
+    first_word_at: float | None = None
+    """The callee has heard a word that was given to the carrier after that."""
+
+    @property
+    def silence(self) -> float | None:
+        """How long the callee heard nothing new."""
+        return None if self.first_word_at is None else self.first_word_at - self.dropped_at
+
+    @property
+    def carriers(self) -> float | None:
+        """The part of the silence that is the carrier's own."""
+        return None if self.asked_at is None else self.asked_at - self.dropped_at
+
+
+class Stirred(Exception):
+    """The running instructions are void: the call is over, or new ones have come."""
 
 
 class NetworkCall:
@@ -133,6 +168,7 @@ class NetworkCall:
         self.webhooks: list[Webhook] = []
         self.transcript: list[Spoken] = []
         self.notes: list[str] = []  # errors and warnings, as the carrier's debugger would list them
+        self.gaps: list[Gap] = []  # one for each relay socket that was lost
 
         self.over = asyncio.Event()  # somebody ended it: the callee, the REST API, the time limit
         self.stir = asyncio.Event()  # over, or new instructions came by REST
@@ -161,6 +197,14 @@ class NetworkCall:
         """What one side said, turn by turn, as far as it was heard."""
         return [spoken.text for spoken in self.transcript if spoken.who == who]
 
+    def deliveries(self) -> list[tuple[Spoken, list[Frame]]]:
+        """Each line of the callee with the prompts that carried it, or what an open socket was left to carry of it.
+
+        No prompt: the carrier never delivered it. Several: it repeated itself after a reconnection.
+        """
+        lines = [spoken for spoken in self.transcript if spoken.who == "callee"]
+        return [(line, [frame for frame in self.frames if frame.says is line]) for line in lines]
+
     async def until(self, happened: Callable[["NetworkCall"], bool]) -> None:
         """Wait until the records satisfy `happened`; also returns when the call has ended without it."""
         while not happened(self) and not self.ended.is_set():
@@ -180,6 +224,40 @@ class NetworkCall:
         for observer in self._observers:
             observer(self, record)
         self._bell.ring()
+
+    def relay_lost(self, session_id: str) -> None:
+        """A relay socket is gone without an `end`."""
+        self.gaps.append(Gap(session_id, self._clock.now()))
+        self._bell.ring()
+
+    def relay_asked(self) -> None:
+        """The carrier begins to do something about it."""
+        for gap in self.gaps:
+            if gap.asked_at is None:
+                gap.asked_at = self._clock.now()
+
+    def relay_opened(self) -> None:
+        """The application has a socket."""
+        for gap in self.gaps:
+            if gap.reconnected_at is None:
+                gap.reconnected_at = self._clock.now()
+                self.line.when_heard_anew(functools.partial(setattr, gap, "first_word_at"))
+
+    async def unless_stirred[T](self, work: Coroutine[None, None, T]) -> T:
+        """Do it, unless the instructions become void before or meanwhile.
+
+        Raises:
+            Stirred: then; the work has been cancelled.
+        """
+        async with asyncio.TaskGroup() as group:
+            job = group.create_task(work, name="simulator:verb")
+            void = group.create_task(self.stir.wait(), name="simulator:stir")
+            await asyncio.wait({job, void}, return_when=asyncio.FIRST_COMPLETED)
+            void.cancel()
+            job.cancel()
+        if job.cancelled():
+            raise Stirred
+        return job.result()
 
     def move(self, status: Status) -> None:
         """Change the status."""

@@ -24,5 +24,12 @@ class Faults:
     callback_delay: float = 0.0  # before each status callback; the order is kept
     latency: float = 0.0  # added to every webhook and to every frame on its way to the application
     drop_relay_after: float | None = None  # the socket dies without a close frame this long after `setup`
-    drop_relay_times: int = 1  # how many sessions of one call are dropped so
+    drop_relay_times: int = 1  # how many sockets of one call are lost before this is over
     odd_frames: Sequence[str] = ()  # sent as they are right after `setup`
+
+    # What `applicationReconnect` does; Twilio has published none of it.
+    reconnect_after: float = 0.3  # from the drop to the first try
+    reconnect_within: float = 10.0  # how long it tries; in real seconds no less than the network's `grace` allows
+    reconnect_keeps_session: bool = False  # the socket that is back has the `sessionId` of the one that was lost
+    replayed_events: int = 3  # how many of the last events before the drop, perhaps received, are sent once more
+    action_despite_reconnect: bool = False  # the action URL is asked too, and what it answers is followed

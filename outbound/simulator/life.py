@@ -2,7 +2,7 @@
 
 import asyncio
 import math
-from collections.abc import Coroutine, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from email.utils import format_datetime
@@ -12,11 +12,11 @@ from urllib.parse import urljoin
 import phonenumbers
 
 from outbound.simulator import twiml
-from outbound.simulator.calls import CallRequest, Errand, Fetch, Inline, NetworkCall, Source, Status, Webhook
+from outbound.simulator.calls import CallRequest, Errand, Fetch, Inline, NetworkCall, Source, Status, Stirred, Webhook
 from outbound.simulator.clock import Clock
 from outbound.simulator.faults import Faults
 from outbound.simulator.line import HungUp
-from outbound.simulator.relay import Ending, RelaySession
+from outbound.simulator.relay import SOCKET_LOST, Ending, RelaySession
 from outbound.simulator.webhooks import Answer, Postman
 
 API_VERSION = "2010-04-01"
@@ -48,10 +48,6 @@ class _Knock:
     params: Mapping[str, str]
 
 
-class _Stirred(Exception):
-    """The running instructions are void: the call is over, or new ones have come."""
-
-
 class CallLife:
     """What the carrier does with one call. `run` returns when nothing more will happen on it."""
 
@@ -63,8 +59,6 @@ class CallLife:
         self._faults = faults
         self._knocks: asyncio.Queue[_Knock | None] = asyncio.Queue()
         self._sequence = 0
-        self._drops_left = faults.drop_relay_times
-        self._fell_back = False
         self._answered_at: float | None = None
 
     async def run(self, *, queued_for: float) -> None:
@@ -183,13 +177,13 @@ class CallLife:
         source: Source | None = request.source
         try:
             if request.machine_detection is not None and not request.detection_asynchronous:
-                await self._unless_stirred(self._detect(request))
-        except _Stirred:
+                await self._call.unless_stirred(self._detect(request))
+        except Stirred:
             source = self._take_redirect()
         while source is not None:
             try:
                 source = await self._follow(source)
-            except _Stirred:
+            except Stirred:
                 source = self._take_redirect()
 
     def _take_redirect(self) -> Source | None:
@@ -199,28 +193,12 @@ class CallLife:
         source, self._call.redirect = self._call.redirect, None
         return source
 
-    async def _unless_stirred[T](self, work: Coroutine[None, None, T]) -> T:
-        """Do it, unless the instructions become void before or meanwhile.
-
-        Raises:
-            _Stirred: then; the work has been cancelled.
-        """
-        async with asyncio.TaskGroup() as group:
-            job = group.create_task(work, name="simulator:verb")
-            void = group.create_task(self._call.stir.wait(), name="simulator:stir")
-            await asyncio.wait({job, void}, return_when=asyncio.FIRST_COMPLETED)
-            void.cancel()
-            job.cancel()
-        if job.cancelled():
-            raise _Stirred
-        return job.result()
-
     async def _follow(self, source: Source) -> Source | None:
         """Perform one document; returns where the next one is, None when the call is to end."""
         if isinstance(source, Fetch):
             extra = {"AnsweredBy": self._call.answered_by} if self._call.answered_by else {}
-            answer = await self._unless_stirred(self._deliver(source, {**self._params("in-progress"), **extra}))
-            read = self._read(answer, source.url)
+            answer = await self._call.unless_stirred(self._deliver(source, {**self._params("in-progress"), **extra}))
+            read = self._read(answer, source)
         else:
             read = source
         if isinstance(read, Fetch):
@@ -229,30 +207,30 @@ class CallLife:
             verbs = twiml.parse(read.twiml)
         except twiml.TwimlError as error:
             self._call.notes.append(f"12100 {error}")
-            return self._instead("12100", read.base or "")
+            return self._instead("12100", source)
         for verb in verbs:
+            if self._call.stir.is_set():
+                raise Stirred
             following = await self._perform(verb, read.base)
             if following is not None:
                 return following
         return None
 
-    def _read(self, answer: Answer | None, url: str) -> Source:
+    def _read(self, answer: Answer | None, source: Fetch) -> Source:
         """The document in an answer, or what takes its place when there is none."""
-        if answer is None:
-            return self._instead("11200", url)
-        if not 200 <= answer.status < 300:
-            return self._instead("11200", url)
+        if answer is None or not 200 <= answer.status < 300:
+            return self._instead("11200", source)
         if not answer.content_type.lower().startswith(XML):
-            return self._instead("12300", url)
-        return Inline(answer.body, url)
+            return self._instead("12300", source)
+        return Inline(answer.body, source.url)
 
-    def _instead(self, code: str, url: str) -> Source:
-        """The fallback URL once, and after it what the callee hears of an application in trouble."""
+    def _instead(self, code: str, source: Source) -> Source:
+        """The fallback URL, for each document that fails; if it fails itself, the callee hears of an error."""
+        url = source.url if isinstance(source, Fetch) else source.base or ""
         self._call.notes.append(f"{code} {url}")
         fallback = self._call.request.fallback
-        if fallback is None or self._fell_back:
+        if fallback is None or isinstance(source, _FallbackFetch):
             return APOLOGY
-        self._fell_back = True
         return _FallbackFetch(fallback.url, fallback.method, "fallback", code, url)
 
     async def _perform(self, verb: twiml.Verb, base: str | None) -> Source | None:
@@ -262,9 +240,9 @@ class CallLife:
                 return await self._connect(verb, base)
             case twiml.Say():
                 self._call.line.speak(verb.text, last=True)
-                await self._unless_stirred(self._call.line.spoken())
+                await self._call.unless_stirred(self._call.line.spoken())
             case twiml.Pause():
-                await self._unless_stirred(self._clock.sleep(verb.seconds))
+                await self._call.unless_stirred(self._clock.sleep(verb.seconds))
             case twiml.Hangup():
                 return HANG_UP
             case twiml.Redirect():
@@ -278,39 +256,61 @@ class CallLife:
 
     async def _connect(self, verb: twiml.Connect, base: str | None) -> Source | None:
         began = self._clock.now()
-        session_id, ending = await self._relay(verb.relay)
-        seconds = self._clock.now() - began
+        action = None if verb.action is None else Fetch(urljoin(base or "", verb.action), verb.method, "action")
+        session_id, ending = await self._relay(verb.relay, action, began)
         if ending.status == "redirected":
-            raise _Stirred
-        await self._clock.sleep(ACTION_AFTER[ending.status])
-        if verb.action is None:
-            return HANG_UP if ending.status == "completed" else None
-        action = urljoin(base or "", verb.action)
-        params = self._params("completed" if ending.status == "completed" else "in-progress")
-        params |= {"SessionId": session_id, "SessionStatus": ending.status, "SessionDuration": str(round(seconds))}
-        if ending.handoff_data is not None:
-            params["HandoffData"] = ending.handoff_data
-        if ending.error is not None:
-            params["ErrorCode"], params["ErrorMessage"] = ending.error
-        answer = await self._deliver(Fetch(action, verb.method, "action"), params)
-        return HANG_UP if ending.status == "completed" else self._read(answer, action)
+            raise Stirred
+        return await self._ask(action, session_id, ending, began)
 
-    async def _relay(self, settings: twiml.RelaySettings | str) -> tuple[str, Ending]:
+    async def _relay(
+        self, settings: twiml.RelaySettings | str, action: Fetch | None, began: float
+    ) -> tuple[str, Ending]:
         if isinstance(settings, str):
             self._call.notes.append(f"{INVALID_ATTRIBUTE} {settings}")
             settings_error = Ending("failed", error=(INVALID_ATTRIBUTE, "Invalid Parameter"))
             return "", settings_error
-        drops = self._drops_left > 0
-        self._drops_left -= 1
         session = RelaySession(
             self._call,
             settings,
             clock=self._clock,
             auth_token=self._auth_token,
             faults=self._faults,
-            drops=drops,
+            open_within=self._postman.answer_within,
         )
-        return session.sid, await session.run()
+        async with asyncio.TaskGroup() as group:
+            besides = None
+            if settings.application_reconnect and self._faults.action_despite_reconnect:
+                besides = group.create_task(self._ask_besides(action, began), name="simulator:action-besides")
+            ending = await session.run()
+            if besides is not None:
+                besides.cancel()
+        return session.sid, ending
+
+    async def _ask_besides(self, action: Fetch | None, began: float) -> None:
+        """Ask the action URL about a socket that the session tries to get back; the answer replaces the session."""
+        known = len(self._call.gaps)
+        await self._call.until(lambda call: len(call.gaps) > known)
+        following = await self._ask(action, self._call.gaps[-1].session_id, SOCKET_LOST, began)
+        if following is not None:
+            self._call.send_elsewhere(following)
+
+    async def _ask(self, action: Fetch | None, session_id: str, ending: Ending, began: float) -> Source | None:
+        """Tell the application that a relay session is over; returns where to go instead of the next verb."""
+        seconds = round(self._clock.now() - began)
+        await self._clock.sleep(ACTION_AFTER[ending.status])
+        self._call.relay_asked()
+        # The callee may have hung up since; what is answered then is not heard.
+        over = self._call.over.is_set()
+        if action is None:
+            return HANG_UP if over else None
+        params = self._params("completed" if over else "in-progress")
+        params |= {"SessionId": session_id, "SessionStatus": ending.status, "SessionDuration": str(seconds)}
+        if ending.handoff_data is not None:
+            params["HandoffData"] = ending.handoff_data
+        if ending.error is not None:
+            params["ErrorCode"], params["ErrorMessage"] = ending.error
+        answer = await self._deliver(action, params)
+        return HANG_UP if over else self._read(answer, action)
 
     # The last status, and all webhooks.
 

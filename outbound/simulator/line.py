@@ -71,11 +71,15 @@ type Overheard = str | TurnEnd | Said
 
 @dataclass(slots=True, eq=False)
 class _Alarm:
-    """Wakes at the very instant when the callee has heard `words` words of the whole call."""
+    """Wakes at the very instant when the callee has heard `words` words of the whole call.
+
+    With `since`, it is the first word of a clause that came in from then on.
+    """
 
     words: int
     action: Callable[[float], object]
     fired: bool = False
+    since: float | None = None
 
 
 @dataclass(slots=True, eq=False)
@@ -208,6 +212,11 @@ class Line:
         self._bell.ring()
         return cut
 
+    def when_heard_anew(self, action: Callable[[float], object]) -> None:
+        """Call `action` with the time when the callee hears the first word that the agent is given from now on."""
+        self._alarms.append(_Alarm(0, action, since=self.catch_up()))
+        self._bell.ring()
+
     async def spoken(self) -> None:
         """Wait until nothing sounds and nothing waits to."""
         while not self.engine.quiet:
@@ -267,7 +276,10 @@ class Line:
         return FOREVER if at is None else at
 
     def _alarm_at(self, alarm: _Alarm) -> float:
-        at = self.engine.word_at(alarm.words - len(self._words))
+        if alarm.since is None:
+            at = self.engine.word_at(alarm.words - len(self._words))
+        else:
+            at = self.engine.word_at(1, since=alarm.since)
         return FOREVER if at is None else at
 
     async def _after_words(self, count: int, action: Callable[[float], object], patience: float) -> None:

@@ -21,6 +21,9 @@ from outbound.simulator.life import CallLife
 from outbound.simulator.webhooks import ANSWER_WITHIN, Postman
 
 SHUTDOWN_WITHIN = 1.0  # real seconds
+# The application may be many processes that come and go: no webhook waits for another, or travels on the connection
+# of a process that has died.
+EACH_ITS_OWN = httpx.Limits(max_connections=None, max_keepalive_connections=0)
 
 log = structlog.get_logger(__name__)
 
@@ -33,7 +36,7 @@ class Network:
         speed: network seconds in a real second; everything the carrier and its callees wait for is divided by it.
         callees: who answers, by number; everybody else is a friendly person. `CALLEES` unless given.
         calls_per_second: calls beyond this rate wait in the carrier's queue; None for no limit.
-        webhook_timeout: real seconds that the application has to answer a webhook.
+        webhook_timeout: real seconds that the application has to answer a webhook, or to accept a relay socket.
         grace: real seconds that callees give an application to speak, however fast the network runs.
     """
 
@@ -70,7 +73,9 @@ class Network:
     async def serve(self, host: str = "127.0.0.1", port: int = 0) -> AsyncIterator[str]:
         """Serve the REST API in this loop; yields its base URL. On exit live calls and their tasks are ended."""
         self._closed.clear()
-        async with httpx.AsyncClient(verify=_trusted(), trust_env=False, follow_redirects=True) as client:
+        async with httpx.AsyncClient(
+            verify=_trusted(), limits=EACH_ITS_OWN, trust_env=False, follow_redirects=True
+        ) as client:
             self._postman = Postman(client, self.auth_token, answer_within=self._webhook_timeout)
             async with _listening(self.app, host, port, self._closed) as base_url:
                 try:

@@ -6,24 +6,26 @@ https://www.twilio.com/docs/voice/conversationrelay/websocket-messages ; orders 
 import asyncio
 import json
 import secrets
-from dataclasses import dataclass
+from collections import deque
+from dataclasses import dataclass, replace
 from typing import Literal, assert_never
 
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidURI
 
 from outbound.simulator import messages
-from outbound.simulator.calls import Frame, NetworkCall
-from outbound.simulator.clock import Clock
+from outbound.simulator.calls import Frame, NetworkCall, Spoken, Stirred
+from outbound.simulator.clock import Bell, Clock
 from outbound.simulator.faults import Faults
 from outbound.simulator.speech import GREETING_AFTER, Event, Input, Played, Started, Stopped
 from outbound.simulator.twiml import RelaySettings
 from outbound.simulator.webhooks import sign
 
-OPEN_WITHIN = 10.0  # real seconds
 CLOSE_WITHIN = 2.0  # real seconds
 CLOSE_AFTER_END = 0.09
 STRIKES = 10  # malformed frames in a row
+RECONNECT_EVERY = 0.3  # not published
+REPLAYED = 500  # events at most; which ones of a longer absence is not published: the last
 
 NORMAL = (1000, "Closing websocket session")
 TOO_MANY_MALFORMED = (1007, "Too many consecutive malformed messages.")
@@ -45,15 +47,34 @@ NEVER_OPENED = Ending("failed", error=("64102", "Unable to connect to the WebSoc
 MALFORMED = Ending("failed", error=("64105", "Websocket ended"), close=TOO_MANY_MALFORMED)
 
 
-class RelaySession:
-    """One `<ConversationRelay>`; it is the line's listener from `setup` to its end.
+@dataclass(frozen=True, slots=True)
+class _Outgoing:
+    """A frame that waits for the socket; `due` is when it has been on its way for long enough."""
 
-    Three tasks: one reads, one writes, one waits for the end of the call. Everything between them is synchronous, so
-    that the frames of an interruption leave in one piece.
+    at: float
+    due: float
+    text: str
+    says: Spoken | None = None
+    repeatable: bool = True
+
+
+class RelaySession:
+    """One `<ConversationRelay>`; it is the line's listener from its first socket's `setup` to its end.
+
+    Three tasks for each socket: one reads, one writes, one waits for the end of the call. Everything between them is
+    synchronous, so that the frames of an interruption leave in one piece. With `applicationReconnect` a lost socket
+    is replaced, and what happens meanwhile waits for the next one.
     """
 
     def __init__(
-        self, call: NetworkCall, settings: RelaySettings, *, clock: Clock, auth_token: str, faults: Faults, drops: bool
+        self,
+        call: NetworkCall,
+        settings: RelaySettings,
+        *,
+        clock: Clock,
+        auth_token: str,
+        faults: Faults,
+        open_within: float,
     ) -> None:
         self.sid = f"VX{secrets.token_hex(16)}"
         self._call = call
@@ -62,57 +83,128 @@ class RelaySession:
         self._clock = clock
         self._auth_token = auth_token
         self._faults = faults
-        self._drops = drops
+        self._open_within = open_within  # real seconds
         self._language = settings.language
         self._strikes = 0
-        self._outbox: asyncio.Queue[tuple[float, str] | None] = asyncio.Queue()
+        self._outbox: deque[_Outgoing] = deque()
+        self._sent: deque[_Outgoing] = deque(maxlen=REPLAYED)
+        self._bell = Bell()
+        self._finished = False
         self._ending: asyncio.Future[Ending] = asyncio.get_running_loop().create_future()
 
     async def run(self) -> Ending:
         """Open the socket, hold the session, close it; returns why it is over."""
-        signature = sign(self._auth_token, self._settings.url)
         try:
-            socket = await connect(
+            socket = await self._call.unless_stirred(self._open())
+            if isinstance(socket, Exception):
+                self._call.notes.append(f"64102 the socket could not be opened: {type(socket).__name__}")
+                return NEVER_OPENED
+            self._begin()
+            ending = await self._hold(socket)
+            while self._survives(ending):
+                again = await self._call.unless_stirred(self._reconnect())
+                if again is None:
+                    self._call.notes.append("64105 the socket could not be opened again")
+                    break
+                self._begin_again()
+                ending = await self._hold(again)
+        except Stirred:
+            ending = self._void()
+        self._finish()
+        return ending
+
+    async def _open(self) -> ClientConnection | Exception:
+        """A socket that has been accepted; one that is not yet is waited for."""
+        try:
+            return await connect(
                 self._settings.url,
-                additional_headers={"X-Twilio-Signature": signature},
+                additional_headers={"X-Twilio-Signature": sign(self._auth_token, self._settings.url)},
                 user_agent_header="Jetty/11",
                 compression=None,
                 proxy=None,
                 ping_interval=None,
-                open_timeout=OPEN_WITHIN,
+                open_timeout=self._open_within,
                 close_timeout=CLOSE_WITHIN,
             )
         except CONNECTION_ERRORS as error:
-            self._call.notes.append(f"64102 the socket could not be opened: {type(error).__name__}")
-            return NEVER_OPENED
+            return error
+
+    async def _reconnect(self) -> ClientConnection | None:
+        """Try again and again, as long as the carrier does; None when nobody accepted."""
+        # Nobody is left who would finish the open cycle.
+        self._line.speak("", last=True)
+        await self._clock.sleep(self._faults.reconnect_after)
+        self._call.relay_asked()
+        loop = asyncio.get_running_loop()
+        until = loop.time() + self._clock.patience(self._faults.reconnect_within)
+        while isinstance(socket := await self._open(), Exception):
+            if loop.time() >= until:
+                return None
+            await asyncio.sleep(self._clock.patience(RECONNECT_EVERY))
+        return socket
+
+    async def _hold(self, socket: ClientConnection) -> Ending:
+        self._ending = asyncio.get_running_loop().create_future()
+        self._call.drop_relay = socket.transport.abort
         try:
-            return await self._hold(socket)
+            async with asyncio.TaskGroup() as group:
+                writer = group.create_task(self._write(socket), name="simulator:relay-writer")
+                others = [
+                    group.create_task(self._read(socket), name="simulator:relay-reader"),
+                    group.create_task(self._watch(), name="simulator:relay-watcher"),
+                    group.create_task(self._drop(socket), name="simulator:relay-dropper"),
+                ]
+                ending = await self._ending
+                self._call.drop_relay = lambda: None
+                for task in others:
+                    task.cancel()
+                if ending is SOCKET_LOST:
+                    self._call.relay_lost(self.sid)
+                    writer.cancel()
+                if not self._survives(ending):
+                    self._finish()
+                # An application that does not read may not hold up the end of the call.
+                await asyncio.wait({writer}, timeout=CLOSE_WITHIN + self._faults.latency / self._clock.speed)
+                writer.cancel()
+                if ending.status == "ended":
+                    await self._clock.sleep(CLOSE_AFTER_END)
+                await socket.close(*ending.close)
+            return ending
         finally:
             await socket.close(*NORMAL)
 
-    async def _hold(self, socket: ClientConnection) -> Ending:
-        self._call.drop_relay = socket.transport.abort
-        self._begin()
-        async with asyncio.TaskGroup() as group:
-            reader = group.create_task(self._read(socket), name="simulator:relay-reader")
-            watcher = group.create_task(self._watch(), name="simulator:relay-watcher")
-            writer = group.create_task(self._write(socket), name="simulator:relay-writer")
-            dropper = group.create_task(self._drop(socket), name="simulator:relay-dropper")
-            ending = await self._ending
-            self._finish()
-            for task in (reader, watcher, dropper):
-                task.cancel()
-            # An application that does not read may not hold up the end of the call.
-            await asyncio.wait({writer}, timeout=CLOSE_WITHIN + self._faults.latency / self._clock.speed)
-            writer.cancel()
-            if ending.status == "ended":
-                await self._clock.sleep(CLOSE_AFTER_END)
-            await socket.close(*ending.close)
-        return ending
+    def _survives(self, ending: Ending) -> bool:
+        return ending is SOCKET_LOST and self._settings.application_reconnect
+
+    def _void(self) -> Ending:
+        return Ending("completed" if self._call.over.is_set() else "redirected")
 
     def _begin(self) -> None:
+        self._call.relay_opened()
+        self._outbox.append(self._setup())
+        self._outbox.extend(map(self._outgoing, self._faults.odd_frames))
+        self._line.listener = self
+        if greeting := self._settings.welcome_greeting:
+            self._line.speak(
+                greeting, last=True, interruptible=self._settings.greeting_interruptible, after=GREETING_AFTER
+            )
+
+    def _begin_again(self) -> None:
+        """What the application may have missed follows `setup`; nothing marks it as a repetition."""
+        self._call.relay_opened()
+        if not self._faults.reconnect_keeps_session:
+            self.sid = f"VX{secrets.token_hex(16)}"
+        self._strikes = 0
+        perhaps_received = list(self._sent)[max(0, len(self._sent) - self._faults.replayed_events) :]
+        setup = self._setup()
+        missed = [replace(item, at=setup.at, due=setup.due) for item in (*perhaps_received, *self._outbox)]
+        missed = [item for item in missed if item.repeatable]
+        self._sent.clear()
+        self._outbox = deque([setup, *missed[-REPLAYED:]])
+
+    def _setup(self) -> _Outgoing:
         request = self._call.request
-        self._send(
+        setup = self._outgoing(
             {
                 "type": "setup",
                 "sessionId": self.sid,
@@ -129,21 +221,17 @@ class RelaySession:
                 "customParameters": dict(self._settings.parameters),
             }
         )
-        for text in self._faults.odd_frames:
-            self._send_text(text)
-        self._line.listener = self
-        if greeting := self._settings.welcome_greeting:
-            self._line.speak(
-                greeting, last=True, interruptible=self._settings.greeting_interruptible, after=GREETING_AFTER
-            )
+        return replace(setup, repeatable=False)
 
     def _finish(self) -> None:
         """Whatever was not spoken is never heard, and no frame follows."""
+        if self._finished:
+            return
+        self._finished = True
         self._line.listener = None
         if not self._line.engine.quiet:
             self._line.cut(self._line.catch_up())
-        self._call.drop_relay = lambda: None
-        self._outbox.put_nowait(None)
+        self._bell.ring()
 
     # The three tasks, and the fault.
 
@@ -158,21 +246,28 @@ class RelaySession:
         return None
 
     async def _write(self, socket: ClientConnection) -> None:
-        while (item := await self._outbox.get()) is not None:
-            due, text = item
-            await self._clock.sleep(due - self._clock.now())
+        while self._outbox or not self._finished:
+            if not self._outbox:
+                await self._bell.wait()
+                continue
+            item = self._outbox[0]
+            await self._clock.sleep(item.due - self._clock.now())
             try:
-                await socket.send(text)
+                await socket.send(item.text)
             except ConnectionClosed:
                 return self._end(SOCKET_LOST)
+            self._outbox.popleft()
+            if item.repeatable:
+                self._sent.append(item)
+            self._call.note(Frame(item.at, "to_app", self.sid, item.text, item.says))
         return None
 
     async def _watch(self) -> None:
         await self._call.stir.wait()
-        self._end(Ending("completed" if self._call.over.is_set() else "redirected"))
+        self._end(self._void())
 
     async def _drop(self, socket: ClientConnection) -> None:
-        if self._drops and self._faults.drop_relay_after is not None:
+        if self._faults.drop_relay_after is not None and len(self._call.gaps) < self._faults.drop_relay_times:
             await self._clock.sleep(self._faults.drop_relay_after)
             socket.transport.abort()
 
@@ -302,20 +397,23 @@ class RelaySession:
         # Automatic detection reports the primary subtag only.
         spoken = lang or ("en" if self._language == "multi" else self._language)
         lang = spoken.partition("-")[0] if self._language == "multi" else spoken
-        self._send({"type": "prompt", "voicePrompt": text, "lang": lang, "last": last})
+        lines = (spoken for spoken in reversed(self._call.transcript) if spoken.who == "callee")
+        says = next(lines, None) if last else None
+        self._send({"type": "prompt", "voicePrompt": text, "lang": lang, "last": last}, says)
 
     def _info(self, name: str, value: str) -> None:
         wanted = "tokens-played" if name == "tokensPlayed" else "speaker-events"
         if wanted in self._settings.events:
             self._send({"type": "info", "name": name, "value": value})
 
-    def _send(self, message: dict[str, object]) -> None:
-        self._send_text(json.dumps(message, ensure_ascii=False, separators=(",", ":")))
+    def _send(self, message: dict[str, object], says: Spoken | None = None) -> None:
+        self._outbox.append(self._outgoing(message, says))
+        self._bell.ring()
 
-    def _send_text(self, text: str) -> None:
+    def _outgoing(self, message: dict[str, object] | str, says: Spoken | None = None) -> _Outgoing:
         now = self._clock.now()
-        self._call.note(Frame(now, "to_app", self.sid, text))
-        self._outbox.put_nowait((now + self._faults.latency, text))
+        text = message if isinstance(message, str) else json.dumps(message, ensure_ascii=False, separators=(",", ":"))
+        return _Outgoing(now, now + self._faults.latency, text, says)
 
     def _end(self, ending: Ending) -> None:
         """The first reason counts."""

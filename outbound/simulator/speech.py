@@ -229,9 +229,14 @@ class SpeechEngine:
         ends = [end for end, at in self._word_ends(self._playing) if at <= now + _EPSILON]
         return text[: ends[-1]] if ends else ""
 
-    def word_at(self, count: int) -> float | None:
-        """When the `count`-th word of the playing clause has been heard; None if it has fewer words."""
+    def word_at(self, count: int, *, since: float = 0.0) -> float | None:
+        """When the `count`-th word of the playing clause has been heard; None if it has fewer words.
+
+        None too if the whole clause had come in before `since`.
+        """
         if self._playing is None or not self._playing.sound.spoken or count < 1:
+            return None
+        if self._playing.sound.ready_at < since:
             return None
         ends = self._word_ends(self._playing)
         return ends[count - 1][1] if count <= len(ends) else None

@@ -32,6 +32,7 @@ class RelaySettings:
     dtmf_detection: bool = False
     preemptible: bool = False
     partial_prompts: bool = False
+    application_reconnect: bool = False
     events: frozenset[str] = frozenset()
     language: str = "en-US"  # what speech recognition listens for
     parameters: Mapping[str, str] = field(default_factory=dict)
@@ -185,6 +186,7 @@ def _relay(element: Element) -> RelaySettings:
         dtmf_detection=_boolean(element, "dtmfDetection"),
         preemptible=_boolean(element, "preemptible"),
         partial_prompts=_boolean(element, "partialPrompts"),
+        application_reconnect=_boolean(element, "applicationReconnect"),
         # The older spelling of `events` is `debug`.
         events=frozenset(f"{element.get('events', '')} {element.get('debug', '')}".split()),
         language=element.get("transcriptionLanguage", language),

@@ -42,9 +42,9 @@ class Postman:
     """Deliver signed requests; each one has the carrier's deadline, in real seconds."""
 
     def __init__(self, client: httpx.AsyncClient, auth_token: str, *, answer_within: float = ANSWER_WITHIN) -> None:
+        self.answer_within = answer_within
         self._client = client
         self._auth_token = auth_token
-        self._answer_within = answer_within
 
     async def deliver(self, method: str, url: str, params: Mapping[str, str]) -> Answer | None:
         """The answer, or None when there was none: no connection, a broken one, or too late."""
@@ -58,9 +58,9 @@ class Postman:
             body = urlencode(params)
             headers["X-Twilio-Signature"] = sign(self._auth_token, target, params)
             headers["Content-Type"] = "application/x-www-form-urlencoded; charset=UTF-8"
-        timeout = httpx.Timeout(self._answer_within, connect=min(CONNECT_WITHIN, self._answer_within))
+        timeout = httpx.Timeout(self.answer_within, connect=min(CONNECT_WITHIN, self.answer_within))
         try:
-            async with asyncio.timeout(self._answer_within):
+            async with asyncio.timeout(self.answer_within):
                 response = await self._client.request(method, target, content=body, headers=headers, timeout=timeout)
         except (httpx.HTTPError, httpx.InvalidURL, TimeoutError):
             return None

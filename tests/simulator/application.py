@@ -63,6 +63,9 @@ class Application:
     inner: str = '<Parameter name="session" value="s_1"/>'
     voice: Response | None = None  # instead of the relay document
     action: list[Response] = field(default_factory=list)  # one after another; then an empty document
+    fallback: list[Response] = field(default_factory=list)  # one after another; then a sentence
+    refuses: bool = False  # no relay socket is accepted
+    action_waits_for: asyncio.Event | None = None
     received: list[tuple[str, dict[str, str]]] = field(default_factory=list)
     unsigned: list[str] = field(default_factory=list)  # what Twilio's own SDK would refuse
     closed: list[int | None] = field(default_factory=list)  # close codes as this side sees them
@@ -105,9 +108,11 @@ class Application:
             case "/voice":
                 return self.voice or xml(self.relay())
             case "/action":
+                if self.action_waits_for is not None:
+                    await self.action_waits_for.wait()
                 return self.action.pop(0) if self.action else xml("")
             case "/fallback":
-                return xml("<Say>Please call again later.</Say>")
+                return self.fallback.pop(0) if self.fallback else xml("<Say>Please call again later.</Say>")
             case _:
                 return Response(status_code=204)
 
@@ -115,12 +120,15 @@ class Application:
         signature = relay.headers["x-twilio-signature"]
         if not RequestValidator(AUTH_TOKEN).validate(self.relay_url, {}, signature):
             self.unsigned.append(self.relay_url)
+        if self.refuses:
+            return await relay.close()
         await relay.accept()
         await self.talk(relay)
         if not hasattr(relay.state, "close_code"):
             async for _ in messages(relay):
                 pass
         self.closed.append(getattr(relay.state, "close_code", None))
+        return None
 
 
 class _Server(uvicorn.Server):
@@ -151,8 +159,8 @@ class _Server(uvicorn.Server):
 
 
 @contextlib.asynccontextmanager
-async def serving(application: Application) -> AsyncIterator[Application]:
-    """The application on a real port of its own."""
+async def serving(application: Application, listener: socket.socket | None = None) -> AsyncIterator[Application]:
+    """The application on a real port: of its own, or where somebody listens already."""
     config = uvicorn.Config(
         application.asgi(),
         host="127.0.0.1",
@@ -164,7 +172,7 @@ async def serving(application: Application) -> AsyncIterator[Application]:
         timeout_graceful_shutdown=1,
     )
     server = _Server(config)
-    task = asyncio.create_task(server.serve())
+    task = asyncio.create_task(server.serve(sockets=[listener] if listener else None))
     await server.ready.wait()
     application.url = f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}"
     try:
