@@ -30,7 +30,7 @@ from langgraph.types import StreamWriter
 
 from outbound.calls import SessionId
 from outbound.conversation import EndCall, Filler, Line, OptOut, Piece, PressKeys, Say, Talk
-from outbound.ports import Agent, AgentUnavailable
+from outbound.ports import Agent, AgentUnavailable, Ledger, StoreUnavailable
 from outbound.script import Language, farewell, language_of, script
 from outbound.speakable import Cleaner
 
@@ -62,22 +62,33 @@ cut off there, and the rest was not heard.
 
 
 # The tools. A model is told their types and docstrings. What a tool returns is told to the model too, unless it is a
-# piece of the reply: that happens on the line. Raise ValueError to tell the model what to do differently.
+# piece of the reply: that happens on the line. Raise ValueError, and no subclass, to tell the model what to do
+# differently: it says that nothing was done. A tool is written down before it runs, and does not run again in the call
+# while nobody knows whether it did its work; mark one that only looks something up as @repeatable.
 
 type Tool = Callable[..., Any]
 """A plain function with types and a docstring, async or not; one that is not runs in a thread."""
 
 
+def repeatable[T: Tool](tool: T) -> T:
+    """Declares a tool that does no harm when it runs twice: it only reads, or makes pieces, which the call notes."""
+    vars(tool)["is_repeatable"] = True
+    return tool
+
+
+@repeatable
 def end_call() -> Piece:
     """Hang up, after your words were heard. Say goodbye in the same answer."""
     return EndCall()
 
 
+@repeatable
 def opt_out() -> Piece:
     """Never call this person again. Use it as soon as they ask not to be called, and confirm it in the same answer."""
     return OptOut()
 
 
+@repeatable
 def send_digits(digits: str) -> Piece:
     """Press keys on the phone, for a menu or an extension: 0-9, * and #, and w for half a second's pause."""
     if not re.fullmatch(r"[0-9*#w]{1,32}", digits):
@@ -98,6 +109,8 @@ class Brain:
     model: Runnable[Any, BaseMessage] | None
     """None until it is loaded."""
     tools: Mapping[str, BaseTool]
+    repeatable: frozenset[str]
+    """The names of the tools that may run again."""
     instructions: str
     ssml: bool
     filler_after: timedelta
@@ -117,6 +130,9 @@ class Turn(TypedDict, total=False):
 
     talk: Talk
     brain: Brain
+    ledger: Ledger
+    doubtful: set[str]
+    """Tools that may have done their work, in this reply or before a break; filled as the tools of the reply run."""
     messages: list[BaseMessage]
     asked: AIMessage | None
     """The model's answer, where it asks for tools."""
@@ -192,7 +208,7 @@ async def _act(state: Turn, *, writer: StreamWriter) -> Turn:
     if said:
         filler.cancel()
     try:
-        results = await asyncio.gather(*(_use(brain, call["name"], call["args"]) for call in calls))
+        results = await asyncio.gather(*(_use(state, call["name"], call["args"]) for call in calls))
     finally:
         filler.cancel()
     deeds = [result for result in results if isinstance(result, PIECES)]
@@ -210,23 +226,56 @@ async def _act(state: Turn, *, writer: StreamWriter) -> Turn:
     return {"messages": [*state["messages"], *told], "said": said, "over": over}
 
 
-async def _use(brain: Brain, name: str, arguments: Mapping[str, Any]) -> Any:
-    """What the tool returns, or what the model has to know about why it did not."""
+async def _use(turn: Turn, name: str, arguments: Mapping[str, Any]) -> Any:
+    """What the tool returns, or what the model has to know about why it did not.
+
+    A tool that is cancelled while it runs leaves its intent without a result.
+    """
+    brain, ledger, within = turn["brain"], turn["ledger"], turn["brain"].tool_within.total_seconds()
     if name not in brain.tools:
         return f"error: there is no tool {name!r}; there are {', '.join(brain.tools)}"
+    if name in turn["doubtful"]:
+        return f"error: it was called before; {IN_DOUBT}"
+    tool, intent = brain.tools[name], None
     try:
-        async with asyncio.timeout(brain.tool_within.total_seconds()):
-            return await brain.tools[name].ainvoke(dict(arguments))
-    except TimeoutError:
-        return "error: it took too long"
-    except ValueError as error:  # pydantic's, for arguments that do not fit, is one too
+        tool.get_input_schema()(**arguments)
+    except ValueError as error:
         return f"error: {error}"
-    except Exception:
-        # Whatever a user's own tool raises, the model is told and the reply goes on.
-        _log.exception("a tool failed", extra={"tool": name})
-        return "error: it failed"
+    if name not in brain.repeatable:
+        try:
+            async with asyncio.timeout(within):
+                intent = await ledger.intend(name, arguments)
+        except (StoreUnavailable, TimeoutError, ValueError) as error:
+            _log.warning("a tool was not called", extra={"tool": name, "error": type(error).__name__})
+            return "error: it was not done, because it could not be written down first; say that it was not done"
+    result, outcome = await _run(tool, arguments, within)
+    if intent is not None:
+        ledger.done(intent, outcome)
+        if outcome in (TOO_LONG, FAILED):
+            turn["doubtful"].add(name)
+            return f"{outcome}; {IN_DOUBT}"
+    return result
 
 
+async def _run(tool: BaseTool, arguments: Mapping[str, Any], within: float) -> tuple[Any, str]:
+    """What the tool returns or the model is told instead, and the outcome in a few words."""
+    try:
+        async with asyncio.timeout(within):
+            return await tool.ainvoke(dict(arguments)), "done"
+    except TimeoutError:
+        return TOO_LONG, TOO_LONG
+    except Exception as error:
+        # Only a plain ValueError is the tool's own word: JSON that cannot be read may be the answer to a deed.
+        if type(error) is ValueError:
+            return f"error: {error}", "error: it was refused"
+        # Whatever else a user's own tool raises, the model is told and the reply goes on.
+        _log.exception("a tool failed", extra={"tool": tool.name})
+        return FAILED, FAILED
+
+
+TOO_LONG, FAILED = "error: it took too long", "error: it failed"
+IN_DOUBT = "nobody knows whether it was done: do not call it again for the same purpose, and say that you do not know"
+"""Told of a tool that may have acted. It is not run again either way."""
 LOOKING_UP: Mapping[Language, str] = {"en": "Let me check that, one moment.", "es": "Déjeme comprobarlo, un momento."}
 PIECES = (Say, Filler, PressKeys, OptOut, EndCall)
 
@@ -240,6 +289,8 @@ def history(talk: Talk, instructions: str) -> list[BaseMessage]:
         told.append("About this call:\n" + "\n".join(f"- {name}: {value}" for name, value in talk.variables.items()))
     if talk.greeting:
         told.append(f"The call opens with these words of yours: {talk.greeting}")
+    if talk.doubtful:
+        told.append(f"Before the line broke you called {', '.join(talk.doubtful)}; {IN_DOUBT}.")
     heard: list[tuple[str, str]] = []
     for before, line in zip((None, *talk.lines), talk.lines, strict=False):
         if line.role == "agent":
@@ -252,7 +303,7 @@ def history(talk: Talk, instructions: str) -> list[BaseMessage]:
     if not heard or heard[0][0] == "agent":
         heard.insert(0, ("callee", "[picks up the phone]"))
     if heard[-1][0] == "agent":
-        heard.append(("callee", "[says nothing]"))
+        heard.append(("callee", BROKEN_LINE if talk.resumed else "[says nothing]"))
     messages: list[BaseMessage] = [SystemMessage("\n\n".join(told))]
     for role, lines in groupby(heard, key=itemgetter(0)):
         text = "\n".join(text for _, text in lines)
@@ -260,19 +311,33 @@ def history(talk: Talk, instructions: str) -> list[BaseMessage]:
     return messages
 
 
+BROKEN_LINE = "[the line broke for a moment; go on from where you were cut off, without repeating what was heard]"
+
+
 # The agents.
+
+
+class NoLedger:
+    """Writes nothing down: for talks that nobody could take up again."""
+
+    async def intend(self, tool: str, arguments: Mapping[str, object]) -> str:
+        """Lets the tool run at once."""
+        return tool
+
+    def done(self, intent: str, outcome: str) -> None:
+        """Forgets it."""
 
 
 class ScriptedAgent:
     """Answers by `SCRIPT`, in English and Spanish, with no model and no key."""
 
-    def reply(self, talk: Talk) -> AsyncGenerator[Piece]:
-        """Streams one reply to the last line of `talk`."""
+    def reply(self, talk: Talk, ledger: Ledger) -> AsyncGenerator[Piece]:
+        """Streams one reply to the last line of `talk`. Has no tools to write down."""
         return _stream(scripted(), {"talk": talk})
 
     async def warm_up(self) -> None:
         """Answers nobody, once."""
-        async for _ in self.reply(Talk(SessionId("warm-up"), greeting="")):
+        async for _ in self.reply(Talk(SessionId("warm-up"), greeting=""), NoLedger()):
             pass
 
     async def aclose(self) -> None:
@@ -298,13 +363,18 @@ class ModelAgent:
         steps: int = 4,
     ) -> None:
         bound = {tool.name: tool for tool in map(_bindable, tools)}
-        self._brain = Brain(None, bound, instructions, ssml, filler_after, tool_within, steps)
+        harmless = frozenset(name for name, tool in zip(bound, tools, strict=True) if hasattr(tool, "is_repeatable"))
+        self._brain = Brain(None, bound, harmless, instructions, ssml, filler_after, tool_within, steps)
         self._load, self._loading = load, asyncio.Lock()
         self._model: BaseChatModel | None = None
 
-    async def reply(self, talk: Talk) -> AsyncGenerator[Piece]:
-        """Streams one reply to the last line of `talk`; loads the model if nobody did. Raises AgentUnavailable."""
-        async with aclosing(_stream(thinking(), {"talk": talk, "brain": await self._ready()})) as pieces:
+    async def reply(self, talk: Talk, ledger: Ledger) -> AsyncGenerator[Piece]:
+        """Streams one reply to the last line of `talk`; loads the model if nobody did. Raises AgentUnavailable.
+
+        Tools that act on the world are written into `ledger`, before and after.
+        """
+        turn = Turn(talk=talk, brain=await self._ready(), ledger=ledger, doubtful=set(talk.doubtful))
+        async with aclosing(_stream(thinking(), turn)) as pieces:
             async for piece in pieces:
                 yield piece
 
@@ -453,7 +523,7 @@ def get_agent_response(
     asked = agent or _configured
 
     async def words() -> str:
-        return "".join([piece.text async for piece in asked.reply(talk) if isinstance(piece, Say)])
+        return "".join([piece.text async for piece in asked.reply(talk, NoLedger()) if isinstance(piece, Say)])
 
     return asyncio.run_coroutine_threadsafe(words(), _background_loop()).result()
 

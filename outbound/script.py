@@ -3,11 +3,11 @@
 import re
 import unicodedata
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache, lru_cache
 from typing import Literal
 
-from outbound.conversation import EndCall, Line, OptOut, Piece, Say, Talk
+from outbound.conversation import EndCall, Line, OptOut, Piece, Say, Talk, phrases_of
 from outbound.speakable import clean
 
 SCRIPT = r"""
@@ -369,6 +369,10 @@ OFFER = {
     "en": "Should I note that you would like to talk to a person?",
     "es": "¿Anoto que desea hablar con una persona?",
 }
+WHAT_DID_YOU_SAY = {
+    "en": "Sorry, the line broke up for a moment. What did you say?",
+    "es": "Perdone, se ha cortado un momento. ¿Qué me decía?",
+}
 OPEN_QUESTION = re.compile("anything else|Anything more|ask me anything|like to know|lgo más|algo que le|le gustaría")
 """A "no" to one of these means that the talk is over."""
 
@@ -413,6 +417,19 @@ def rules() -> Mapping[str, Rule]:
 
 def script(talk: Talk) -> Iterator[Piece]:
     """The scripted agent's reply, a pure function of the talk."""
+    is_cut = talk.resumed and bool(talk.lines) and talk.lines[-1].role == "agent"
+    words, then, _ = _unheard(talk) if is_cut else _reply(talk)
+    # Word by word, as a model would: what is measured and tried with the script holds for a model.
+    yield from map(Say, re.findall(r"\S+\s*", words))
+    yield from then
+
+
+type _Reply = tuple[str, tuple[Piece, ...], Language]
+"""What is said, what follows it, and the language."""
+
+
+def _reply(talk: Talk) -> _Reply:
+    """The whole reply to the last line."""
     rule, language = _understand(talk)
     facts = _facts(talk, language)
     if rule.intent == "repeat":
@@ -425,10 +442,47 @@ def script(talk: Talk) -> Iterator[Piece]:
         if rule.intent != "repeat":  # whoever asks for it hears a sentence again, nobody else does
             words = "".join(s for s in re.findall(r"[^.?!]+[.?!]*", words) if s.strip() not in before).strip()
         if words and words != before:
-            # Word by word, as a model would: what is measured and tried with the script holds for a model.
-            yield from map(Say, re.findall(r"\S+\s*", words))
-            yield from then
-            return
+            return words, then, language
+    return "", (), language
+
+
+def _unheard(talk: Talk) -> _Reply:
+    """What is left of a reply that broke off, from the beginning of the sentence that was cut.
+
+    A goodbye that was heard is said again, since it is followed by hanging up; where nothing else is left, the callee
+    is asked what they said meanwhile.
+    """
+    asked = max((place for place, line in enumerate(talk.lines, 1) if line.role == "callee"), default=0)
+    words, then, language = _reply(replace(talk, lines=talk.lines[:asked]))
+    lead_in = phrases_of(language).as_i_was_saying
+    content = words.removeprefix(f"{lead_in} ")
+    heard = _words_heard(content, talk.lines[asked:], lead_in)
+    if not heard:
+        return words, then, language
+    first, *left = sentences = re.split(r"(?<=[.?!])\s+", content)
+    while heard >= len(_bare(first).split()):
+        heard -= len(_bare(first).split())
+        if not left:
+            return sentences[-1] if then else WHAT_DID_YOU_SAY[language], then, language
+        first, *left = left
+    is_goodbye = bool(then) and not left
+    return " ".join([*([] if is_goodbye else [lead_in]), first, *left]), then, language
+
+
+def _words_heard(reply: str, lines: Sequence[Line], lead_in: str) -> int:
+    """How many words of the reply the lines have brought, each on its own; what is not of the reply does not count."""
+    said, heard = f"{_bare(reply)} ", 0
+    for line in lines:
+        text = _bare(line.text).removeprefix(f"{_bare(lead_in)} ")
+        at = f" {said}".find(f" {text}")
+        if at >= 0:
+            heard = max(heard, said[: at + len(text) + 1].count(" "))  # a word that was cut is not complete
+    return heard
+
+
+def _bare(text: str) -> str:
+    """The words alone, whatever their case, accents and punctuation."""
+    return " ".join(re.findall(r"\w+", _plain(text)))
 
 
 def farewell(language: Language, *, opted_out: bool) -> str:
@@ -558,6 +612,7 @@ def _to_repeat(talk: Talk, language: Language, facts: Mapping[str, str]) -> str:
     repeating = tuple(s.removesuffix("{last}") for says in rules()["repeat"].says.values() for s in says[:2])
     said = [line for line in talk.lines if line.role == "agent" and not line.text.startswith(repeating)]
     last = said[-1].text if said and not said[-1].interrupted else facts["reason"]
+    last = last.removeprefix(f"{phrases_of(language).as_i_was_saying} ")
     return last if _language_in(last) in (language, None) else facts["introduction"]
 
 

@@ -3,7 +3,7 @@
 import asyncio
 import json
 import socket
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Any, Literal, Self
@@ -57,6 +57,7 @@ class OpenAIServer:
         """How often the models were listed."""
         self._key = key
         self._behaviours = [Behaviour(("Hello", " there", "."))]
+        self._decide: Callable[[Asked], Behaviour] | None = None
         self._arrived = asyncio.Condition()
         self._socket = socket.socket()
 
@@ -68,6 +69,10 @@ class OpenAIServer:
     def behave(self, *behaviours: Behaviour) -> None:
         """Answers the requests to come like this, one after another."""
         self._behaviours = list(behaviours)
+
+    def decide(self, behaviour: Callable[[Asked], Behaviour]) -> None:
+        """Answers each request by what it asks."""
+        self._decide = behaviour
 
     async def request(self, number: int) -> Asked:
         """Waits for the request of that number, from 0."""
@@ -106,6 +111,7 @@ class OpenAIServer:
     async def _take(self, request: Request) -> tuple[Asked, Behaviour]:
         asked = Asked(await request.json(), request.headers, request.scope["client"])
         behaviour = self._behaviours.pop(0) if len(self._behaviours) > 1 else self._behaviours[0]
+        behaviour = self._decide(asked) if self._decide is not None else behaviour
         async with self._arrived:
             self.asked.append(asked)
             self._arrived.notify_all()

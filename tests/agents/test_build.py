@@ -4,7 +4,7 @@ from importlib.util import find_spec
 
 import pytest
 
-from agents import ModelAgent, ScriptedAgent, build_agent
+from agents import ModelAgent, NoLedger, ScriptedAgent, build_agent
 from outbound.ports import AgentUnavailable
 from tests.agents.openai_server import OpenAIServer
 from tests.agents.talks import talk
@@ -46,7 +46,7 @@ def test_building_an_agent_imports_no_provider_and_needs_no_network() -> None:
 async def test_any_compatible_server_needs_neither_provider_nor_key(server: OpenAIServer, model: str) -> None:
     agent = build_agent(model, base_url=server.base_url)
     assert isinstance(agent, ModelAgent)
-    async for _ in agent.reply(talk("hello")):
+    async for _ in agent.reply(talk("hello"), NoLedger()):
         pass
     await agent.aclose()
     asked = await server.request(0)

@@ -2,23 +2,19 @@
 
 import asyncio
 import json
-from collections.abc import AsyncIterator
-from contextlib import aclosing, asynccontextmanager
+from contextlib import aclosing
 from datetime import timedelta
-from typing import Any, Literal
+from typing import Literal
 
 import openai
 import pytest
 
-from agents import TOOLS, ModelAgent, Tool, build_agent
+from agents import TOOLS, ModelAgent, NoLedger, build_agent, repeatable
 from outbound.conversation import EndCall, Filler, OptOut, Piece, PressKeys, Say
 from outbound.ports import Agent
+from tests.agents.models import a_model, reply
 from tests.agents.openai_server import Behaviour, OpenAIServer
 from tests.agents.talks import agent, talk, words
-
-
-async def reply(model: ModelAgent, *lines: Any, **about: Any) -> list[Piece]:
-    return [piece async for piece in model.reply(talk(*lines, **about))]
 
 
 async def test_tokens_are_spoken_as_they_come(server: OpenAIServer, model: ModelAgent) -> None:
@@ -98,6 +94,7 @@ async def test_a_tool_that_is_not_async_runs_in_a_thread(server: OpenAIServer) -
 
 
 async def test_a_slow_tool_is_bridged_and_bounded(server: OpenAIServer) -> None:
+    @repeatable
     async def slow() -> str:
         """Never comes back."""
         await asyncio.Event().wait()
@@ -116,6 +113,7 @@ async def test_a_quick_tool_is_not_bridged(server: OpenAIServer, model: ModelAge
 
 
 async def test_what_goes_wrong_in_a_tool_is_told_to_the_model_alone(server: OpenAIServer) -> None:
+    @repeatable
     def broken() -> str:
         """Breaks."""
         raise RuntimeError("the password is swordfish")
@@ -209,7 +207,7 @@ async def test_a_cancelled_reply_hangs_up_on_the_server(
 
 async def test_a_closed_reply_hangs_up_on_the_server(server: OpenAIServer, model: ModelAgent) -> None:
     server.behave(Behaviour(("Well", ","), then="hang"))
-    async with aclosing(model.reply(talk("hello"))) as pieces:
+    async with aclosing(model.reply(talk("hello"), NoLedger())) as pieces:
         assert await anext(pieces) == Say("Well")
     async with asyncio.timeout(0.1):
         await server.asked[0].gone.wait()
@@ -253,14 +251,5 @@ class Heard(list[Piece]):
 
 async def listen(model: Agent, said: list[Piece]) -> None:
     """Adds to `said` what it hears, for replies that do not come to their end."""
-    async for piece in model.reply(talk("hello")):
+    async for piece in model.reply(talk("hello"), NoLedger()):
         said.append(piece)
-
-
-@asynccontextmanager
-async def a_model(server: OpenAIServer, *tools: Tool, **settings: Any) -> AsyncIterator[ModelAgent]:
-    """An agent with tools of its own, closed at the end of the block."""
-    model = build_agent("openai:stand-in", base_url=server.base_url, tools=tools or TOOLS, **settings)
-    assert isinstance(model, ModelAgent)
-    yield model
-    await model.aclose()

@@ -10,12 +10,13 @@ import pytest
 
 from agents import ScriptedAgent, configure, generate_dummy_response, get_agent_response
 from outbound.conversation import Filler, Piece, PressKeys, Say, Talk
+from outbound.ports import Ledger
 
 
 class Echo:
     """An agent that says what it was told."""
 
-    async def reply(self, talk: Talk) -> AsyncGenerator[Piece]:
+    async def reply(self, talk: Talk, ledger: Ledger) -> AsyncGenerator[Piece]:
         yield Say(f"{len(talk.lines)} {talk.greeting}: ")
         yield Filler("hm")
         yield PressKeys("1")

@@ -6,9 +6,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from agents import ScriptedAgent
+from agents import NoLedger, ScriptedAgent
 from outbound.conversation import EndCall, Line, OptOut, Piece, Say, Talk
-from outbound.script import LANGUAGES, OFFER, Language, language_of, meaning, rules, script
+from outbound.script import LANGUAGES, OFFER, WHAT_DID_YOU_SAY, Language, language_of, meaning, rules, script
 from tests.agents.talks import GREETING, agent, callee, talk, words
 
 ENGLISH = {
@@ -456,11 +456,11 @@ def test_a_talk_without_lines_gets_an_answer() -> None:
 
 async def test_the_graph_streams_what_the_script_says() -> None:
     given_talk = talk("stop calling me")
-    assert [piece async for piece in ScriptedAgent().reply(given_talk)] == list(script(given_talk))
+    assert [piece async for piece in ScriptedAgent().reply(given_talk, NoLedger())] == list(script(given_talk))
 
 
 async def test_a_reply_can_be_closed_at_any_piece() -> None:
-    reply = ScriptedAgent().reply(talk("who is this?"))
+    reply = ScriptedAgent().reply(talk("who is this?"), NoLedger())
     assert isinstance(await anext(reply), Say)
     await reply.aclose()
 
@@ -468,6 +468,100 @@ async def test_a_reply_can_be_closed_at_any_piece() -> None:
 def test_a_long_talk_takes_no_longer_than_its_length() -> None:
     lines = [line for i in range(2000) for line in (callee(f"yes {i}"), agent(f"Sentence {i}."))]
     assert words(list(script(talk(*lines, "what?")))) == "I said: Sentence 1999."
+
+
+# After a break.
+
+INTRODUCTION = "This is Ana, an AI assistant calling from Acme. I am calling about your appointment on Monday."
+PRESENTACION = (
+    "Le habla Ana, asistente de inteligencia artificial de Acme. Le llamo por lo siguiente: your appointment on Monday."
+)
+
+
+def resumed(said: str, *heard: str) -> list[Piece]:
+    """What is said after a break in the reply to `said`, of which these lines were heard."""
+    lines = [agent(text, interrupted=True) for text in heard]
+    return list(script(talk(said, *lines, resumed=True)))
+
+
+@pytest.mark.parametrize(
+    ("heard", "rest"),
+    [
+        ("This is", f"As I was saying: {INTRODUCTION}"),
+        ("This is Ana, an AI assistant calling from Ac", f"As I was saying: {INTRODUCTION}"),
+        (
+            "This is Ana, an AI assistant calling from Acme.",
+            "As I was saying: I am calling about your appointment on Monday.",
+        ),
+        (
+            "this is ana an ai assistant calling from acme i am calling",
+            "As I was saying: I am calling about your appointment on Monday.",
+        ),
+    ],
+)
+def test_a_broken_reply_goes_on_with_the_sentence_that_was_cut(heard: str, rest: str) -> None:
+    assert words(resumed("who is this?", heard)) == rest
+
+
+def test_a_broken_reply_goes_on_in_its_own_language() -> None:
+    rest = "Como le decía: Le llamo por lo siguiente: your appointment on Monday."
+    assert words(resumed("¿Quién habla?", "Le habla Ana, asistente de inteligencia artificial de Acme. Le")) == rest
+    assert words(resumed("¿Quién habla?", PRESENTACION)) == WHAT_DID_YOU_SAY["es"]
+
+
+@pytest.mark.parametrize("heard", [(), ("",), ("Th",), ("Let me check that, one moment.",)])
+def test_a_reply_of_which_nothing_was_heard_is_made_as_usual(heard: tuple[str, ...]) -> None:
+    assert words(resumed("who is this?", *heard)) == INTRODUCTION
+
+
+def test_a_reply_that_breaks_twice_goes_on_where_it_was_cut_last() -> None:
+    first = "This is Ana, an AI"
+    second = "As I was saying: This is Ana, an AI assistant calling from Acme. I am"
+    rest = "As I was saying: I am calling about your appointment on Monday."
+    assert words(resumed("who is this?", first, second)) == rest
+    assert words(resumed("who is this?", second, "As I was saying: I")) == rest
+    assert words(resumed("who is this?", second, "As I was saying:")) == rest
+
+
+def test_it_is_led_in_once() -> None:
+    purpose = "I am calling about your appointment on Monday."
+    assert words(resumed("go on", "As I was saying:")) == f"As I was saying: {purpose}"
+    assert words(resumed("go on", "As I was saying: I am calling")) == f"As I was saying: {purpose}"
+
+
+def test_where_all_was_heard_the_callee_is_asked_what_they_said() -> None:
+    assert resumed("who is this?", INTRODUCTION)[-1] == Say("say?")
+    assert words(resumed("who is this?", INTRODUCTION)) == WHAT_DID_YOU_SAY["en"]
+    assert language_of(talk(agent(WHAT_DID_YOU_SAY["es"]), "brrr")) == "es"
+
+
+@pytest.mark.parametrize(
+    ("heard", "rest"),
+    [
+        ("I understand.", "As I was saying: You will not be called again. I am sorry for the disturbance. Goodbye."),
+        ("I understand. You will not be called again. I am sorry for the disturbance.", "Goodbye."),
+        ("I understand. You will not be called again. I am sorry for the disturbance. Goodbye.", "Goodbye."),
+    ],
+)
+def test_a_call_that_was_to_end_ends_after_a_break_too(heard: str, rest: str) -> None:
+    pieces = resumed("stop calling me", heard)
+    assert words(pieces) == rest
+    assert pieces[-2:] == [OptOut(), EndCall()]
+
+
+def test_words_that_a_break_left_unanswered_are_answered() -> None:
+    cut = agent("As I was", interrupted=True)
+    assert list(script(talk("go on", cut, "who is this?", resumed=True))) == list(
+        script(talk("go on", cut, "who is this?"))
+    )
+
+
+def test_whoever_asks_again_after_a_break_is_not_told_what_it_was_saying() -> None:
+    rest = agent("As I was saying: I am calling about your appointment on Monday.")
+    cut = agent("This is Ana,", interrupted=True)
+    assert words(list(script(talk("who is this?", cut, rest, "what?")))) == (
+        "I said: I am calling about your appointment on Monday."
+    )
 
 
 def answer(said: str) -> str:
@@ -514,6 +608,26 @@ def test_it_never_says_the_same_twice_in_a_row_and_never_falls_silent(
         if EndCall() in pieces:
             return
         lines.append(agent(said[: int(len(said) * heard)], interrupted=heard < 1))
+
+
+@settings(max_examples=150, deadline=None)
+@given(SAYINGS, st.floats(0, 1), st.sampled_from(["en-US", "es"]))
+def test_after_a_break_all_that_was_not_heard_is_said_once(saying: str, part: float, language: str) -> None:
+    whole = list(script(talk(saying, language=language)))
+    heard = words(whole)[: int(len(words(whole)) * part)]
+    cut = agent(heard, interrupted=True)
+    pieces = list(script(talk(saying, cut, language=language, resumed=True)))
+    rest = words(pieces)
+    assert rest.strip(), "fell silent"
+    assert [piece for piece in pieces if not isinstance(piece, Say)] == [p for p in whole if not isinstance(p, Say)]
+    if rest in WHAT_DID_YOU_SAY.values():
+        assert re.findall(r"\w+", heard) == re.findall(r"\w+", words(whole))
+        return
+    full, heard, rest = (re.sub("^(As I was saying|Como le decía): ", "", text) for text in (words(whole), heard, rest))
+    assert full.endswith(rest)
+    said_twice = len(heard) + len(rest) - len(full)
+    assert said_twice >= -2, "a word is lost"  # a full stop and a blank are nobody's
+    assert not re.search(r"[.?!]\s", heard[len(heard) - max(said_twice, 0) :]) or EndCall() in whole
 
 
 def sentences(text: str) -> set[str]:
