@@ -138,6 +138,9 @@ class Values(BaseSettings):
     setup_timeout: PositiveFloat = 10.0
     drain_timeout: NonNegativeFloat = 30.0
 
+    # A call whose socket broke.
+    resume_attempts: Annotated[int, Field(ge=0, le=20)] = 3
+
     # How the carrier listens and speaks: attributes of <ConversationRelay>.
     relay_language: str = "en-US"
     relay_tts_provider: str = "Google"
@@ -150,6 +153,7 @@ class Values(BaseSettings):
     relay_partial_prompts: bool = False
     relay_events: str = "speaker-events tokens-played"
     relay_hints: str = ""
+    relay_reconnect: bool = False
     relay_attributes: Texts = {}
 
 

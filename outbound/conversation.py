@@ -12,6 +12,7 @@ from typing import Any, TypeGuard, assert_never
 
 from outbound.calls import CallSid, EndReason, Kind, SessionId
 from outbound.heard import Playback, Utterance
+from outbound.recall import Memory
 from outbound.relay import (
     Dtmf,
     End,
@@ -90,6 +91,11 @@ class Talk:
     """Oldest first; the first is the greeting as heard, the last is what has to be answered."""
     language: str = "en-US"
     """Of the callee's last words, as the recogniser reports it (BCP 47, sometimes the primary tag only)."""
+    resumed: bool = False
+    """The line outlived a break while this reply was made or spoken: the last line may be the agent's, `interrupted`,
+    with as much of this reply as was heard before. What is said now goes on from there."""
+    doubtful: tuple[str, ...] = ()
+    """Tools that were called before a break and never told what came of it, by name: they may have done their work."""
 
 
 # What the caller of the state machine must do.
@@ -102,6 +108,8 @@ class StartReply:
     turn: int
     lines: tuple[Line, ...]
     language: str
+    resumed: bool = False
+    doubtful: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,6 +164,8 @@ class Phrases:
     time_nearly_up: str
     time_up: str
     goodbye: str
+    as_i_was_saying: str
+    back_again: str
 
 
 ENGLISH = Phrases(
@@ -175,6 +185,8 @@ ENGLISH = Phrases(
     time_nearly_up="I should mention that I have to finish in a moment.",
     time_up="I'm sorry, our time is up. Thank you for talking with me. Goodbye.",
     goodbye="Thank you for your time. Goodbye.",
+    as_i_was_saying="As I was saying:",
+    back_again="Sorry, the line broke up for a moment. Please go on.",
 )
 SPANISH = Phrases(
     still_there=(
@@ -193,6 +205,8 @@ SPANISH = Phrases(
     time_nearly_up="Le aviso de que tengo que terminar enseguida.",
     time_up="Lo siento, se nos ha acabado el tiempo. Gracias por hablar conmigo. Adiós.",
     goodbye="Gracias por su tiempo. Adiós.",
+    as_i_was_saying="Como le decía:",
+    back_again="Perdone, se ha cortado un momento. Continúe, por favor.",
 )
 LANGUAGES: Mapping[str, Phrases] = {"en": ENGLISH, "es": SPANISH}
 """By primary language subtag."""
@@ -239,6 +253,12 @@ _STUCK_SPEECH_S = 60.0
 """Nobody speaks longer than this without a word recognised: the report that speech ended was lost."""
 _DIGITS_AT_MOST = 64
 """Nobody keys in more at once."""
+_REPLAYED_WITHIN_S = 2.0
+"""How soon after it has come back by itself a carrier repeats what it may have told already."""
+_HAND_OVER_WITHIN_S = 4.0
+"""How long a sentence may take to come to its end before the call is handed over within it."""
+HAND_OVER = json.dumps({"resume": True})
+"""The handoff of an `end` that ends the session and not the call: another process takes it up."""
 _WITHDRAWALS = 2
 """How often a callee who keeps talking can hold us back from hanging up after a goodbye."""
 
@@ -291,8 +311,13 @@ class Conversation:
         call_sid: CallSid | None = None,
         limits: Limits | None = None,
         language: str = "en-US",
+        memory: Memory | None = None,
+        talked_s: float = 0.0,
     ) -> None:
+        """`memory` is of a talk that began `talked_s` seconds ago on another socket, and goes on on this one."""
         self._greeting = greeting
+        self._memory = memory
+        self._talked_s = talked_s
         self._call_sid = call_sid
         self._limits = limits or Limits()
         self._language = language
@@ -320,6 +345,12 @@ class Conversation:
         self._ending: _Ending | None = None
         self._end_reason: EndReason | None = None
         self._let_go_due: float | None = None
+        self._hand_over_due: float | None = None
+        self._handed_over = False
+        self._has_ended = False
+        self._doubtful: tuple[str, ...] = ()
+        self._replayed: list[str] = []
+        self._replayed_until = now
         self._phrase_counts: dict[str, int] = {}
 
     # Questions.
@@ -333,6 +364,16 @@ class Conversation:
     def end_reason(self) -> EndReason | None:
         """Why the talk ended or is ending; None while it goes on."""
         return self._ending.reason if self._ending else self._end_reason
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether `end` was sent because there is nothing more to say."""
+        return self._has_ended
+
+    @property
+    def is_handed_over(self) -> bool:
+        """Whether the session was ended so that another process goes on with the call."""
+        return self._handed_over
 
     def lines(self) -> tuple[Line, ...]:
         """The talk as heard up to now, oldest first: the only memory there is of it."""
@@ -379,6 +420,28 @@ class Conversation:
         self._settled(self._playback.hung_up(now))
         if self._digits:
             self._on_digits_complete()
+        return self._drain()
+
+    def hand_over(self, now: float) -> list[Effect]:
+        """Ends the session, not the call: at the end of the sentence, with an `end` that another process answers.
+
+        What the callee says meanwhile is noted and left to that process.
+        """
+        self._now = now
+        if self._phase is _Phase.WAITING:
+            self._phase = _Phase.OVER
+            self._effects.append(Close(1012, "restarting"))
+        elif self._phase is _Phase.TALKING and self._hand_over_due is None:
+            self._hand_over_due = now + _HAND_OVER_WITHIN_S
+        return self._drain()
+
+    def take_leave(self, now: float) -> list[Effect]:
+        """Says goodbye because nobody is there who could go on with the call."""
+        self._now = now
+        if self._phase is _Phase.TALKING and self._ending is None:
+            self._stop_reply("stopped")
+            self._utter(self._phrases.trouble_goodbye)
+            self._begin_ending(EndReason.SERVER_STOPPED, final=True)
         return self._drain()
 
     def not_sent(self, text: str) -> None:
@@ -452,6 +515,8 @@ class Conversation:
             return [(self._opened_at + self._limits.setup_within_s, self._on_no_setup)]
         if self._phase is _Phase.OVER:
             return [(self._let_go_due, self._on_not_let_go)]
+        if self._hand_over_due is not None:
+            return [(self._hand_over_due, self._on_hand_over_due)]
         if self._ending:
             overtime_ends = self._opened_at + self._limits.max_duration_s + _OVERTIME_S
             return [(min(self._ending_due(self._ending), overtime_ends), self._end)]
@@ -498,6 +563,10 @@ class Conversation:
     def _is_busy(self) -> bool:
         """Whether an answer is being made or collected, so that silence is ours to fill and not the callee's."""
         return self._reply is not None or self._answer_due is not None or self._digits_due is not None
+
+    def _on_hand_over_due(self) -> None:
+        self._stop_reply("handed_over")
+        self._part()
 
     def _on_no_setup(self) -> None:
         self._phase = _Phase.OVER
@@ -567,13 +636,48 @@ class Conversation:
         else:
             self._phase = _Phase.TALKING
             self._call_sid = CallSid(setup.call_sid)
-            self._opened_at = self._quiet_since = self._now
+            self._opened_at = self._now - self._talked_s
+            self._quiet_since = self._now
             self._note(Kind.RELAY_OPENED, call_sid=setup.call_sid, relay_session_id=setup.session_id)
-            if self._greeting:
+            if self._memory is not None:
+                self._resume(self._memory)
+            elif self._greeting:
                 # The carrier speaks it by itself, about 0.7 s after setup (`welcomeGreeting` in the TwiML).
                 utterance = self._begin_utterance()
                 self._playback.send(utterance, self._greeting, self._now)
                 self._close(utterance)
+
+    def _resume(self, memory: Memory) -> None:
+        """Goes on where the talk was cut: answers what was not answered, says what was not heard, greets nobody."""
+        self._memory = None
+        self._turn = memory.turn
+        self._language = memory.language or self._language
+        self._reprompts = memory.reprompts
+        self._lines = [Line(each.role, each.text, each.interrupted, each.keypad) for each in memory.lines]
+        self._doubtful = memory.doubtful
+        self._digits = memory.digits
+        if self._digits:
+            self._digits_due = self._now + self._limits.digits_within_s
+        if not memory.reopened_by_us:
+            # The carrier came back by itself: it speaks on, and repeats what it could not deliver.
+            self._replayed = [each.text for each in memory.lines if each.role == "callee"]
+            self._replayed_until = self._now + _REPLAYED_WITHIN_S
+            for number, each in enumerate(memory.lines, 1):
+                if each.unheard:
+                    self._lines[number - 1] = self._playback.take_up(each.as_utterance(number), self._now)
+        if memory.is_unanswered and memory.ending is None:
+            self._asked_at = self._now
+            self._start_reply(memory)
+            return
+        unheard = memory.unheard if memory.reopened_by_us else ""
+        if unheard:
+            self._utter(f"{self._phrases.as_i_was_saying} {unheard}" if memory.is_cut_within else unheard)
+        if memory.ending is not None:
+            self._begin_ending(memory.ending, final=memory.ending in _FINAL)
+        elif memory.handed_over and not unheard:
+            self._cut_short = True  # Who was talking just then has not been heard.
+        elif memory.reopened_by_us and not unheard and not self._digits:
+            self._utter(self._phrases.back_again)
 
     def _informed(self, info: Info) -> None:
         match info.name, info.value:
@@ -621,6 +725,9 @@ class Conversation:
         if not prompt.last:
             self._note(Kind.CALLEE_PARTIAL, text=text)
             return
+        if self._is_replayed(text):
+            self._note(Kind.FRAME_IGNORED, problem="prompt repeated after a reconnection")
+            return
         self._callee_speaking_since = None
         if prompt.lang:
             self._language = prompt.lang
@@ -629,11 +736,20 @@ class Conversation:
         self._note(Kind.CALLEE_SAID, line=len(self._lines), text=text, lang=prompt.lang)
         self._answer()
 
+    def _is_replayed(self, text: str) -> bool:
+        """Whether a carrier that came back tells again what we know: the last things said, in their order."""
+        if self._now > self._replayed_until or text not in self._replayed:
+            self._replayed = []
+            return False
+        self._replayed = self._replayed[self._replayed.index(text) + 1 :]
+        return True
+
     def _pressed(self, digit: str) -> None:
         if digit not in {*"0123456789*#"}:
             self._note(Kind.FRAME_IGNORED, problem="bad dtmf.digit")
             return
         self._quiet_since = self._now
+        self._note(Kind.CALLEE_KEY, digit=digit)
         if digit != "#" or not self._digits:
             self._digits += digit
         if digit == "#" or len(self._digits) == _DIGITS_AT_MOST:
@@ -651,7 +767,7 @@ class Conversation:
         self._cut_short = False
         self._reprompts = 0
         self._supersede_reply()
-        if self._phase is _Phase.OVER:
+        if self._phase is _Phase.OVER or self._hand_over_due is not None:
             return
         if self._ending is not None:
             if self._ending.final or self._withdrawals >= _WITHDRAWALS:
@@ -667,12 +783,16 @@ class Conversation:
         else:
             self._answer_due = self._now + (1 - self._replies_left) / limits.replies_per_s
 
-    def _start_reply(self) -> None:
+    def _start_reply(self, memory: Memory | None = None) -> None:
+        """Asks the agent; with a `memory` for what it was about to say when the line broke."""
         self._turn += 1
         self._answer_due = None
         self._replies_left -= 1
         self._reply = _Reply(self._turn, asked_at=self._asked_at, progress_at=self._now)
-        self._effects.append(StartReply(self._turn, self.lines(), self._language))
+        if memory is not None and memory.opted_out:
+            self._reply.ends = EndReason.OPTED_OUT
+        resumed = memory is not None
+        self._effects.append(StartReply(self._turn, self.lines(), self._language, resumed, self._doubtful))
 
     def _current(self, turn: int) -> _Reply | None:
         return self._reply if self._reply is not None and self._reply.turn == turn else None
@@ -823,7 +943,19 @@ class Conversation:
         self._end_reason, self._ending = self._ending.reason, None
         self._phase = _Phase.OVER
         self._let_go_due = self._now + _LET_GO_S
+        self._has_ended = True
         self._effects.append(Send(End(handoff_data=json.dumps({"reason": self._end_reason}))))
+
+    def _part(self) -> None:
+        """Ends the session so that another process goes on with the call; after a goodbye there is nothing to go on."""
+        self._hand_over_due = None
+        if self._ending is not None:
+            self._end()
+            return
+        self._handed_over = True
+        self._phase = _Phase.OVER
+        self._let_go_due = self._now + _LET_GO_S
+        self._effects.append(Send(End(handoff_data=HAND_OVER)))
 
     def _leave(self, outcome: str) -> None:
         """There is nobody to talk to any more: the reply that is being made goes, and no goodbye is waited for."""
@@ -837,8 +969,23 @@ class Conversation:
         self._effects.append(Note(kind, data))
 
     def _drain(self) -> list[Effect]:
+        is_quiet = self._reply is None and not self._playback.pending and self._callee_speaking_since is None
+        if self._hand_over_due is not None and self._phase is _Phase.TALKING and is_quiet and self._ending is None:
+            self._part()
         effects, self._effects = self._effects, []
         return effects
+
+
+def reason_of(handoff: str | None) -> EndReason | None:
+    """Why a talk ended, from the handoff of its `end`; None where it does not say so."""
+    try:
+        return EndReason(json.loads(handoff or "")["reason"])
+    except (ValueError, KeyError, TypeError):
+        return None
+
+
+_FINAL = frozenset({EndReason.OPTED_OUT, EndReason.MAX_DURATION, EndReason.MODEL_FAILED, EndReason.SERVER_STOPPED})
+"""Endings that nothing the callee says can hold back."""
 
 
 def _opted_out(reply: _Reply | None) -> TypeGuard[_Reply]:

@@ -8,9 +8,11 @@ from datetime import datetime, timedelta
 
 import structlog
 
-from outbound.calls import Call, CallSid, EndReason, Entry, Failure, Json, Kind, SessionId, Status
+from outbound.calls import Call, CallSid, EndReason, Entry, Failure, Json, Kind, ProcessId, SessionId, Status
+from outbound.conversation import HAND_OVER, reason_of
 from outbound.policy import Rules, judge
 from outbound.ports import (
+    GONE_AFTER,
     Carrier,
     CarrierAnswerLost,
     CarrierCall,
@@ -36,6 +38,7 @@ _CLOCK_SKEW = timedelta(seconds=5)
 """How far the carrier's clock may be behind ours when a lost call is looked for."""
 _YOUNG = timedelta(minutes=2)
 """How long after it was written down a call may be unknown to the carrier and yet be live."""
+_RESUMES_COUNT_FOR = timedelta(seconds=60)
 _SETTLE_EVERY_S = 60.0
 _LOOK_AGAIN_AFTER_S = 0.5
 """A call appears in the carrier's list a moment after it was made."""
@@ -68,6 +71,7 @@ class Dialer:
     def __init__(
         self,
         *,
+        process: ProcessId,
         carrier: Carrier,
         store: Store,
         journal: Journal,
@@ -75,9 +79,11 @@ class Dialer:
         rules: Rules,
         carrier_timeout_s: float,
         hang_up_on_machines: bool,
+        resume_attempts: int,
         apology: str,
         clock: Callable[[], datetime],
     ) -> None:
+        self._process = process
         self._carrier = carrier
         self._store = store
         self._journal = journal
@@ -85,6 +91,7 @@ class Dialer:
         self._rules = rules
         self._carrier_timeout_s = carrier_timeout_s
         self._hang_up_on_machines = hang_up_on_machines
+        self._resume_attempts = resume_attempts
         self._apology = apology
         self._clock = clock
         self._adopting = asyncio.Lock()
@@ -159,27 +166,70 @@ class Dialer:
     async def ended(self, session_id: SessionId, report: EndedReport) -> str:
         """The relay session is over, and what is returned decides what becomes of the line. Raises CallNotFound.
 
-        A report on another call than ours changes nothing.
+        A line that outlived its socket gets another one. A report on another call than ours changes nothing.
         """
         call = await self._store.get(session_id)
         if call.call_sid not in (None, report.call_sid):
             return self._carrier.farewell()
-
-        def step(call: Call) -> Call:
-            if report.outcome is SessionOutcome.COMPLETED:
-                if call.end_reason is EndReason.RELAY_FAILED:
-                    # What looked like a broken socket was the callee, says the carrier, who knows.
-                    call = replace(call, end_reason=None)
-                call = call.ended_for(EndReason.CALLEE_HUNG_UP)
-                return call if report.call_is_live else call.follow(Status.COMPLETED, self._clock())
-            return call.ended_for(EndReason.RELAY_FAILED) if broken else call
-
         broken = report.outcome is SessionOutcome.FAILED
-        await self._store.change(session_id, step)
+        handed_over = report.outcome is SessionOutcome.ENDED and report.handoff == HAND_OVER
         if broken:
             self._note(session_id, Kind.CARRIER_ERROR, code=report.error_code, description=report.error_message)
             log.error("relay session failed", carrier_code=report.error_code)
-        return self._carrier.farewell(self._apology if broken and report.call_is_live else None)
+        if report.call_is_live and (handed_over or (broken and report.may_be_retried)) and call.is_to_be_talked_on:
+            return await self._resumed(call, report.relay_session_id, "handed_over" if handed_over else "broken")
+
+        def step(call: Call) -> Call:
+            if report.outcome is SessionOutcome.COMPLETED:
+                call = call.ended_for(EndReason.CALLEE_HUNG_UP)
+                return call if report.call_is_live else call.follow(Status.COMPLETED, self._clock())
+            if report.outcome is SessionOutcome.ENDED and (reason := reason_of(report.handoff)) is not None:
+                return call.ended_for(reason)  # The process that said goodbye may have died with it.
+            return call.ended_for(EndReason.RELAY_FAILED) if broken else call
+
+        ended = await self._store.change(session_id, step)
+        is_lost = broken and ended.end_reason is EndReason.RELAY_FAILED
+        return self._carrier.farewell(self._apology if is_lost and report.call_is_live else None)
+
+    async def failed_over(self, session_id: SessionId, call_sid: CallSid) -> str:
+        """An address of ours has failed the carrier, which asks another: goes on with the call if that is possible.
+
+        Raises CallNotFound.
+        """
+        call = await self.answered(session_id, call_sid)
+        if call is None:
+            return self._carrier.farewell(self._apology)
+        if call.epoch == 0 and not await self._resumes(session_id):
+            return self._carrier.answer(call, self._links(session_id))
+        return await self._resumed(call, "", "broken")
+
+    async def named(self, call_sid: CallSid) -> SessionId | None:
+        """Our id of the carrier's call."""
+        call = await self._store.by_call_sid(call_sid)
+        return call.session_id if call is not None else None
+
+    async def _resumed(self, call: Call, relay_session_id: str, cause: str) -> str:
+        """The document that opens another socket, without a greeting; an apology after too many in a row.
+
+        The carrier may ask twice about one session: that is one attempt.
+        """
+        earlier = await self._resumes(call.session_id)
+        if not any(entry.data["relay_session_id"] == relay_session_id != "" for entry in earlier):
+            since = self._clock() - _RESUMES_COUNT_FOR
+            attempts = sum(entry.at > since and entry.data["cause"] == "broken" for entry in earlier)
+            if cause == "broken" and attempts >= self._resume_attempts:
+                log.error("call is given up: its sockets keep breaking", session_id=call.session_id)
+                await self._store.change(call.session_id, lambda call: call.ended_for(EndReason.RELAY_FAILED))
+                self._note(call.session_id, Kind.ENDING, reason=EndReason.RELAY_FAILED)
+                return self._carrier.farewell(self._apology)
+            self._note(call.session_id, Kind.RESUMING, relay_session_id=relay_session_id, cause=cause)
+            # The process that opens the socket reads it.
+            await self._journal.flush()
+        log.info("call is resumed", session_id=call.session_id, cause=cause)
+        return self._carrier.answer(replace(call, greeting=""), self._links(call.session_id))
+
+    async def _resumes(self, session_id: SessionId) -> list[Entry]:
+        return [entry for entry in await self._store.journal(session_id) if entry.kind is Kind.RESUMING]
 
     async def machine(self, session_id: SessionId, report: MachineReport) -> None:
         """Takes the carrier's verdict on who picked up; one on another call is passed over. Raises CallNotFound."""
@@ -212,15 +262,21 @@ class Dialer:
         found = await self._fetched(call.call_sid)
         return ended if found is None else await self._settle(ended, found)
 
-    async def settle(self, is_carried: Callable[[SessionId], bool]) -> None:
-        """Asks the carrier about active calls that this process does not carry, so that none stays live for ever.
+    async def settle(self, is_carried: Callable[[SessionId], bool]) -> bool:
+        """Asks the carrier about active calls that no process carries, so that none stays live for ever.
 
         Callbacks get lost, and processes die. What the carrier does not know is over, unless it is so young that
-        somebody may just be placing it.
+        somebody may just be placing it. Returns whether calls were left to another process that has beaten of late: it
+        may have died since.
         """
+        left_to_others = False
+        others = await self._store.living(self._clock() - GONE_AFTER) - {self._process}
         for call in await self._store.active():
             is_young = self._clock() - call.created_at < _YOUNG
             if is_carried(call.session_id) or (is_young and call.call_sid is None):
+                continue
+            if call.owner in others:
+                left_to_others = True
                 continue
             try:
                 found = None if await self._has_twin(call) else await self._look_up(call)
@@ -229,15 +285,20 @@ class Dialer:
                 continue
             if found is not None or not is_young:
                 await self._settle(call, found)
+        return left_to_others
 
     async def keep_settling(self, is_carried: Callable[[SessionId], bool]) -> None:
-        """Settles at once and then every minute, until it is cancelled."""
+        """Settles at once, again when those who died just before us can be told from the living, and every minute."""
+        is_first = True
         while True:
+            wait_s = _SETTLE_EVERY_S
             try:
-                await self.settle(is_carried)
+                if await self.settle(is_carried) and is_first:
+                    wait_s = GONE_AFTER.total_seconds()
             except StoreUnavailable as error:
                 log.error("calls could not be settled", reason=str(error))
-            await asyncio.sleep(_SETTLE_EVERY_S)
+            is_first = False
+            await asyncio.sleep(wait_s)
 
     async def _settle(self, call: Call, found: CarrierCall | None) -> Call:
         """Takes over what the carrier has of a call, which may be nothing."""
@@ -349,7 +410,7 @@ class Dialer:
             return await self._carrier.fetch(call.call_sid)
         listed = await self._carrier.find(call.phone_number, call.created_at - _CLOCK_SKEW)
         for candidate in reversed(listed):
-            if not await self._store.has_call_sid(candidate.call_sid):
+            if await self._store.by_call_sid(candidate.call_sid) is None:
                 return candidate
         return None
 

@@ -95,6 +95,13 @@ class Playback:
         self._pending.append(utterance)
         return utterance
 
+    def take_up(self, utterance: Utterance, now: float) -> Utterance:
+        """Puts an utterance into the queue that the carrier was given on another socket, and may be playing still."""
+        utterance.first_sent_at = now
+        self._pending.append(utterance)
+        self._done_at = max(self._done_at, now) + len(utterance.sent[utterance.heard_to :]) / CHARACTERS_PER_SECOND
+        return utterance
+
     def send(self, utterance: Utterance, text: str, now: float) -> None:
         """Notes text handed to the carrier for an open utterance."""
         if utterance.first_sent_at is None:

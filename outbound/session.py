@@ -1,6 +1,7 @@
 """Carry one live call: a reader, a writer, at most one speaker. Plumbing only; `conversation` decides."""
 
 import asyncio
+import json
 import time
 from collections import deque
 from collections.abc import Callable, Coroutine, Mapping, Sequence
@@ -13,7 +14,7 @@ from typing import Any, assert_never
 import structlog
 
 from outbound import relay
-from outbound.calls import Call, EndReason, Entry, Kind, SessionId
+from outbound.calls import Call, EndReason, Entry, Kind, ProcessId, SessionId, Status
 from outbound.conversation import (
     CancelReply,
     Close,
@@ -26,12 +27,16 @@ from outbound.conversation import (
     StartReply,
     Talk,
 )
-from outbound.ports import Agent, Journal, Socket, SocketClosed, Store, StoreUnavailable
+from outbound.ports import BEAT_EVERY, Agent, CallNotFound, Journal, Socket, SocketClosed, Store, StoreUnavailable
+from outbound.recall import Memory, recall
 
 log = structlog.get_logger(__name__)
 
 SEND_WITHIN_S = 10.0
 """A peer that does not take a frame for this long is gone."""
+RELEASE_WITHIN_S = 12.0
+"""How long calls may take to be handed over, or to say goodbye, when the process stops."""
+_GIVE_WAY_WITHIN_S = 0.5
 
 
 class Outbox:
@@ -107,11 +112,15 @@ class LiveCall:
         frames_per_second: float,
         clock: Callable[[], datetime],
         keep_opt_out: Callable[[], Coroutine[Any, Any, None]],
+        memory: Memory | None = None,
     ) -> None:
         self.call = call
         self.opened_at = clock()
         self.opted_out = False
         self.close_code = 1006
+        self.superseded = False
+        self.over = asyncio.Event()
+        talked_since = memory.opened_at if memory is not None else None
         self._agent = agent
         self._journal = journal
         self._clock = clock
@@ -126,10 +135,15 @@ class LiveCall:
             limits=replace(limits, max_duration_s=float(call.max_duration_s)),
             language=language,
             now=self._time(),
+            memory=memory,
+            talked_s=(clock() - talked_since).total_seconds() if talked_since is not None else 0.0,
         )
         self._tasks = asyncio.TaskGroup()
         self._listening = asyncio.timeout(None)
         self._speaker: asyncio.Task[None] | None = None
+        self._intended = 0
+        self._intents: dict[str, str] = {}
+        """Tools that were called and have not told what came of it; one that was cut off never will."""
         self._alarm: asyncio.TimerHandle | None = None
         self._alarm_at = float("inf")
 
@@ -138,10 +152,27 @@ class LiveCall:
         return self._conversation.turns
 
     @property
-    def end_reason(self) -> EndReason:
-        """Why the talk ended: what the conversation says, else what the way the socket closed tells."""
-        closed_by = {1000: EndReason.CALLEE_HUNG_UP, 1001: EndReason.SERVER_STOPPED, 1012: EndReason.SERVER_STOPPED}
-        return self._conversation.end_reason or closed_by.get(self.close_code, EndReason.RELAY_FAILED)
+    def end_reason(self) -> EndReason | None:
+        """Why the talk ended: what the conversation says, else that the callee hung up, if the carrier closed the
+        socket in order. None where only the socket is over: the carrier will ask what to do with the line, also in the
+        middle of a goodbye.
+        """
+        if self.close_code == 1000 and not self._conversation.is_handed_over:
+            return self._conversation.end_reason or EndReason.CALLEE_HUNG_UP
+        return self._conversation.end_reason if self._conversation.has_ended else None
+
+    def give_way(self) -> None:
+        """Another socket has the call: this one is closed, and nothing more is written of it."""
+        if not self.superseded:
+            self.superseded = True
+            self._outbox.put(Close(1000, "another socket has the call"))
+            self._listening.reschedule(asyncio.get_running_loop().time() + _GIVE_WAY_WITHIN_S)
+
+    def release(self, *, to_successor: bool) -> None:
+        """Ends the session at the end of the sentence, for another process to go on, or the call with a goodbye."""
+        step = self._conversation.hand_over if to_successor else self._conversation.take_leave
+        self._perform(step(self._time()))
+        self._rouse()
 
     async def run(self, socket: Socket) -> None:
         """Talks until the socket is closed, by whichever side. Leaves no task behind."""
@@ -198,9 +229,17 @@ class LiveCall:
 
     async def _speak(self, start: StartReply) -> None:
         """Brings the agent's words to the conversation, piece by piece."""
-        talk = Talk(self.call.session_id, self.call.greeting, self.call.variables, start.lines, start.language)
+        talk = Talk(
+            self.call.session_id,
+            self.call.greeting,
+            self.call.variables,
+            start.lines,
+            start.language,
+            start.resumed,
+            tuple(dict.fromkeys((*start.doubtful, *self._intents.values()))),
+        )
         try:
-            async with aclosing(self._agent.reply(talk)) as pieces:
+            async with aclosing(self._agent.reply(talk, _TurnLedger(self, start.turn))) as pieces:
                 async for piece in pieces:
                     self._perform(self._conversation.say(start.turn, piece, self._time()))
             self._perform(self._conversation.finish(start.turn, self._time()))
@@ -233,7 +272,34 @@ class LiveCall:
         if note.kind is Kind.OPTED_OUT and not self.opted_out:
             self.opted_out = True
             self._tasks.create_task(self._keep_opt_out(), name="keep-opt-out")
-        self._journal.write(Entry(self.call.session_id, self._clock(), note.kind, note.data))
+        self._write_down(note.kind, note.data)
+
+    def _write_down(self, kind: Kind, data: Mapping[str, Any]) -> None:
+        if not self.superseded:
+            self._journal.write(Entry(self.call.session_id, self._clock(), kind, data, epoch=self.call.epoch))
+
+    async def intend(self, turn: int, tool: str, arguments: Mapping[str, object]) -> str:
+        """Writes down that a tool is about to run. Raises StoreUnavailable where a newer socket has the call."""
+        self._intended += 1
+        intent = f"{self.call.epoch}.{turn}.{self._intended}"
+        self._intents[intent] = tool
+        try:
+            kept: object = json.loads(json.dumps(arguments, allow_nan=False, default=repr))
+        except ValueError:
+            kept = repr(arguments)  # What JSON cannot say is kept as well as it can be: an intent must not get lost.
+        self._write_down(Kind.TOOL_CALLED, {"intent": intent, "tool": tool, "arguments": kept})
+        await self._journal.flush()
+        if self.superseded:
+            raise StoreUnavailable("another socket has the call")
+        return intent
+
+    def done(self, intent: str, outcome: str) -> None:
+        """Writes down what came of it."""
+        self._intents.pop(intent, None)
+        self._write_down(Kind.TOOL_DONE, {"intent": intent, "outcome": outcome})
+
+    def note_closed(self) -> None:
+        self._write_down(Kind.RELAY_CLOSED, {"code": self.close_code})
 
     def _rouse(self) -> None:
         """Sets the alarm for the conversation's next deadline, if that is sooner than the one that is set.
@@ -254,8 +320,18 @@ class LiveCall:
         self._rouse()
 
 
-class AlreadyLive(Exception):
-    """The session has a socket already."""
+class _TurnLedger:
+    """`ports.Ledger` of one reply, in the call's journal."""
+
+    def __init__(self, live: LiveCall, turn: int) -> None:
+        self._live = live
+        self._turn = turn
+
+    async def intend(self, tool: str, arguments: Mapping[str, object]) -> str:
+        return await self._live.intend(self._turn, tool, arguments)
+
+    def done(self, intent: str, outcome: str) -> None:
+        self._live.done(intent, outcome)
 
 
 class LiveCalls:
@@ -264,6 +340,7 @@ class LiveCalls:
     def __init__(
         self,
         *,
+        process: ProcessId,
         agent: Agent,
         store: Store,
         journal: Journal,
@@ -272,6 +349,7 @@ class LiveCalls:
         frames_per_second: float,
         clock: Callable[[], datetime],
     ) -> None:
+        self._process = process
         self._agent = agent
         self._store = store
         self._journal = journal
@@ -280,6 +358,8 @@ class LiveCalls:
         self._frames_per_second = frames_per_second
         self._clock = clock
         self._live: dict[SessionId, LiveCall] = {}
+        self._doubted: set[SessionId] = set()
+        self._doubt = asyncio.Event()
         self._none_live = asyncio.Event()
         self._none_live.set()
 
@@ -291,13 +371,38 @@ class LiveCalls:
         """Returns when no call is live and all that was said is kept."""
         await self._none_live.wait()
 
-    async def carry(self, call: Call, socket: Socket) -> None:
-        """Talks on an accepted socket until it closes, then writes down how the talk ended.
+    async def take(self, session_id: SessionId) -> Call | None:
+        """Makes this process the one that carries the call, now that a socket opens: the newest socket has it.
 
-        Raises AlreadyLive if the call has a socket: a call has one writer.
+        None where there is nothing to talk about any more. Raises StoreUnavailable.
         """
-        if call.session_id in self._live:
-            raise AlreadyLive
+        older = self._live.get(session_id)
+        if older is not None:
+            older.give_way()
+            await older.over.wait()
+            # What the older one has noted counts; once the call is taken, the store would refuse it.
+            await self._journal.flush()
+
+        def step(call: Call) -> Call:
+            # An open relay means somebody answered, whatever callback is still under way.
+            answered = call.follow(Status.IN_PROGRESS, self._clock())
+            return answered.taken_by(self._process) if answered.is_to_be_talked_on else call
+
+        try:
+            call = await self._store.change(session_id, step)
+        except CallNotFound:
+            return None
+        return call if call.is_to_be_talked_on else None
+
+    async def carry(self, call: Call, socket: Socket) -> None:
+        """Talks on the accepted socket of a call from `take` until it closes, then writes down what became of it."""
+        session_id = call.session_id
+        # Two sockets that opened at once were told apart by their epochs: the older one never begins.
+        while (older := self._live.get(session_id)) is not None:
+            if older.call.epoch > call.epoch:
+                return await socket.close(1000, "another socket has the call")
+            older.give_way()
+            await older.over.wait()
         live = LiveCall(
             call,
             agent=self._agent,
@@ -306,25 +411,75 @@ class LiveCalls:
             language=self._language,
             frames_per_second=self._frames_per_second,
             clock=self._clock,
-            keep_opt_out=partial(self._keep_opt_out, call.session_id),
+            keep_opt_out=partial(self._keep_opt_out, session_id),
+            memory=recall(await self._store.journal(session_id), call.greeting),
         )
-        self._live[call.session_id] = live
+        self._live[session_id] = live
         self._none_live.clear()
-        log.info("talk begins")
+        log.info("talk begins", epoch=call.epoch)
         try:
             await live.run(socket)
         finally:
-            del self._live[call.session_id]
             await asyncio.shield(self._keep(live))
+            if self._live.get(session_id) is live:
+                del self._live[session_id]
+            live.over.set()
             if not self._live:
                 self._none_live.set()
             log.info("talk is over", reason=live.end_reason, turns=live.turns, close_code=live.close_code)
 
+    async def keep_beating(self) -> None:
+        """Tells the other processes that this one lives, until it is cancelled."""
+        while True:
+            try:
+                await self._store.beat(self._process, self._clock())
+            except StoreUnavailable as error:
+                log.error("this process cannot say that it lives", reason=str(error))
+            await asyncio.sleep(BEAT_EVERY.total_seconds())
+
+    def superseded(self, session_id: SessionId) -> None:
+        """The store takes nothing of this call any more: a newer socket has it."""
+        if (live := self._live.get(session_id)) is not None:
+            live.give_way()
+
+    def written_elsewhere(self, session_id: SessionId) -> None:
+        """Another process has written about this call: perhaps it has taken it."""
+        if session_id in self._live:
+            self._doubted.add(session_id)
+            self._doubt.set()
+
+    async def keep_checking(self) -> None:
+        """Closes the sockets of calls that another process has taken, until it is cancelled."""
+        while True:
+            await self._doubt.wait()
+            self._doubt.clear()
+            while self._doubted:
+                session_id = self._doubted.pop()
+                with suppress(StoreUnavailable, CallNotFound):
+                    call = await self._store.get(session_id)
+                    live = self._live.get(session_id)
+                    if live is not None and call.epoch > live.call.epoch:
+                        live.give_way()
+
+    async def release(self, *, to_successor: bool) -> None:
+        """Lets go of every call: each at the end of its sentence, to whoever answers the carrier next, or with a
+        goodbye where nobody will. Returns when all sockets are closed, within seconds.
+        """
+        for live in list(self._live.values()):
+            live.release(to_successor=to_successor)
+        with suppress(TimeoutError):
+            async with asyncio.timeout(RELEASE_WITHIN_S):
+                await self.all_over()
+
     async def _keep(self, live: LiveCall) -> None:
-        self._journal.write(Entry(live.call.session_id, self._clock(), Kind.RELAY_CLOSED, {"code": live.close_code}))
+        if live.superseded:
+            return
+        live.note_closed()
+        reason = live.end_reason
 
         def step(call: Call) -> Call:
-            return replace(call, opted_out=call.opted_out or live.opted_out).ended_for(live.end_reason)
+            call = replace(call, opted_out=call.opted_out or live.opted_out)
+            return call.ended_for(reason) if reason is not None and call.epoch == live.call.epoch else call
 
         await self._store.change(live.call.session_id, step)
         await self._journal.flush()

@@ -17,6 +17,7 @@ FLOORS: list[set[str]] = [
         "outbound.relay",
         "outbound.calls",
         "outbound.heard",
+        "outbound.recall",
         "outbound.conversation",
         "outbound.script",
         "outbound.speakable",

@@ -34,6 +34,11 @@ _DATE_STEP = timedelta(seconds=1)
 """Twilio's dates are whole seconds: a call may seem that much older than it is."""
 
 _LISTED_CALLS = 50
+_NOT_TO_BE_RETRIED = frozenset({64101, 64104, 64106, 64108, 64109, 64110})
+"""Errors of a relay session that the next one would have too, or that end the call: a wrong attribute, the call's
+longest duration, a setting the provider does not support, no audio, too many sessions, an account without
+ConversationRelay. https://www.twilio.com/docs/api/errors
+"""
 """How many of the calls to one number are looked through; Twilio lists the newest first."""
 
 _LONG_AGO = datetime.fromtimestamp(0, UTC)
@@ -263,6 +268,8 @@ class TwilioCarrier:
             handoff=fields.get("HandoffData"),
             error_code=_number(fields.get("ErrorCode")),
             error_message=fields.get("ErrorMessage") or None,
+            relay_session_id=fields.get("SessionId", ""),
+            may_be_retried=_number(fields.get("ErrorCode")) not in _NOT_TO_BE_RETRIED,
         )
 
     def read_machine(self, form: Form) -> MachineReport:

@@ -48,6 +48,9 @@ class RelayOptions:
     dtmf_detection: bool | None = None
     """No key of the callee is reported unless this is true."""
     partial_prompts: bool | None = None
+    application_reconnect: bool | None = None
+    """Twilio opens a broken socket again by itself and repeats what it could not deliver; without it, it asks
+    `action` what to do."""
     events: str | None = None
     """Separated by spaces: `speaker-events tokens-played`. Without them nobody knows what was heard."""
     hints: str | None = None

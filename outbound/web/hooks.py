@@ -9,9 +9,8 @@ from fastapi import APIRouter, Request, Response, WebSocket
 from starlette.requests import HTTPConnection
 from starlette.websockets import WebSocketDisconnect, WebSocketState
 
-from outbound.calls import CallSid, SessionId, Status
+from outbound.calls import CallSid, SessionId
 from outbound.ports import CallNotFound, Form, Links, SocketClosed
-from outbound.session import AlreadyLive
 from outbound.web.house import House
 from outbound.web.problems import Problem
 
@@ -119,11 +118,18 @@ async def voice_machine(request: Request) -> Response:
 
 @router.post("/voice/fallback")
 async def voice_fallback(request: Request) -> Response:
-    """Another address of ours has failed the carrier: the person hears a sentence instead of a machine's error."""
+    """Another address of ours has failed the carrier: the talk goes on here, or the person hears a sentence instead of
+    a machine's error.
+    """
     form = dict(await _genuine_form(request))
-    log.error("carrier used the fallback address", carrier_code=form.get("ErrorCode"))
     house = _house(request)
-    return _markup(house.carrier.farewell(house.apology))
+    call_sid = CallSid(form.get("CallSid", ""))
+    session_id = await house.dialer.named(call_sid)
+    structlog.contextvars.bind_contextvars(session_id=session_id)
+    log.error("carrier used the fallback address", carrier_code=form.get("ErrorCode"))
+    if session_id is None:
+        return _markup(house.carrier.farewell(house.apology))
+    return _markup(await house.dialer.failed_over(session_id, call_sid))
 
 
 @router.websocket("/ws/{session_id}")
@@ -137,22 +143,13 @@ async def relay_socket(socket: WebSocket, session_id: str) -> None:
             log.warning("relay socket refused: not signed")
             await socket.close(1008)
             return
-        try:
-            # An open relay means somebody answered, whatever callback is still under way.
-            call = await house.store.change(
-                SessionId(session_id), lambda call: call.follow(Status.IN_PROGRESS, house.clock())
-            )
-        except CallNotFound:
-            call = None
-        if call is None or not call.is_to_be_talked_on or call.session_id in house.live.by_session:
+        call = await house.live.take(SessionId(session_id))
+        if call is None:
             log.warning("relay socket refused: no such live call")
             await socket.close(1008)
             return
         await socket.accept()
-        try:
-            await house.live.carry(call, RelaySocket(socket))
-        except AlreadyLive:
-            await socket.close(1008)
+        await house.live.carry(call, RelaySocket(socket))
     finally:
         structlog.contextvars.unbind_contextvars("session_id")
 

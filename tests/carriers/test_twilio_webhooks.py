@@ -178,7 +178,7 @@ def test_an_odd_number_is_none(odd: str) -> None:
 
 def test_an_empty_form_is_an_empty_report() -> None:
     assert CARRIER.read_status([]) == StatusReport(CallSid(""), None)
-    assert CARRIER.read_ended([]) == EndedReport(CallSid(""), None, call_is_live=False)
+    assert CARRIER.read_ended([]) == EndedReport(CallSid(""), None, call_is_live=False, may_be_retried=True)
     assert CARRIER.read_machine([]) == MachineReport(CallSid(""), "unknown", is_machine=False)
 
 
@@ -187,11 +187,13 @@ def test_an_empty_form_is_an_empty_report() -> None:
     [
         (
             [("SessionStatus", "completed"), ("CallStatus", "completed"), ("SessionDuration", "12")],
-            EndedReport(CallSid(CALL_SID), SessionOutcome.COMPLETED, call_is_live=False),
+            EndedReport(CallSid(CALL_SID), SessionOutcome.COMPLETED, call_is_live=False, may_be_retried=True),
         ),
         (
             [("SessionStatus", "ended"), ("CallStatus", "in-progress"), ("HandoffData", '{"reason": "bye"}')],
-            EndedReport(CallSid(CALL_SID), SessionOutcome.ENDED, call_is_live=True, handoff='{"reason": "bye"}'),
+            EndedReport(
+                CallSid(CALL_SID), SessionOutcome.ENDED, True, handoff='{"reason": "bye"}', may_be_retried=True
+            ),
         ),
         (
             [
@@ -199,6 +201,7 @@ def test_an_empty_form_is_an_empty_report() -> None:
                 ("CallStatus", "in-progress"),
                 ("ErrorCode", "64105"),
                 ("ErrorMessage", "Websocket ended"),
+                ("SessionId", "VX1"),
             ],
             EndedReport(
                 CallSid(CALL_SID),
@@ -206,17 +209,27 @@ def test_an_empty_form_is_an_empty_report() -> None:
                 call_is_live=True,
                 error_code=64105,
                 error_message="Websocket ended",
+                relay_session_id="VX1",
+                may_be_retried=True,
             ),
         ),
         (
             [("SessionStatus", "paused"), ("CallStatus", "in-progress"), ("ErrorCode", "?")],
-            EndedReport(CallSid(CALL_SID), None, call_is_live=True),
+            EndedReport(CallSid(CALL_SID), None, call_is_live=True, may_be_retried=True),
         ),
     ],
     ids=["hung up", "ended by us", "failed", "unheard of"],
 )
 def test_a_session_ends_in_one_of_three_ways(form: Form, report: EndedReport) -> None:
     assert CARRIER.read_ended([("CallSid", CALL_SID), *form]) == report
+
+
+@pytest.mark.parametrize(
+    ("code", "may_be_retried"), [(64102, True), (64105, True), (64101, False), (64106, False), (64110, False)]
+)
+def test_a_session_is_opened_again_unless_its_settings_are_wrong(code: int, may_be_retried: bool) -> None:
+    form = [("CallSid", CALL_SID), ("SessionStatus", "failed"), ("ErrorCode", str(code))]
+    assert CARRIER.read_ended(form).may_be_retried is may_be_retried
 
 
 @pytest.mark.parametrize(

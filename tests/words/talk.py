@@ -1,11 +1,12 @@
 """A talk with the clock in hand, and the words in which tests speak about it."""
 
-import json
 from collections.abc import Iterable, Mapping
+from datetime import UTC, datetime
 from typing import Any
 
-from outbound.calls import CallSid, Kind
+from outbound.calls import CallSid, Entry, Kind, SessionId
 from outbound.conversation import (
+    HAND_OVER,
     CancelReply,
     Close,
     Conversation,
@@ -18,7 +19,9 @@ from outbound.conversation import (
     Say,
     Send,
     StartReply,
+    reason_of,
 )
+from outbound.recall import Memory
 from outbound.relay import Dtmf, End, Inbound, Info, Interrupt, Outbound, Prompt, SendDigits, Setup, Text
 
 GREETING = "Hello, this is the AI assistant calling."
@@ -28,15 +31,27 @@ CALL_SID = CallSid("CA1")
 class Talk:
     """A conversation whose carrier, agent and clock are the test. Every step returns the effects it had."""
 
-    def __init__(self, *, greeting: str = "", introduced: bool = True, **limits: float) -> None:
-        self.now = 1000.0
+    def __init__(
+        self,
+        *,
+        greeting: str = "",
+        introduced: bool = True,
+        now: float = 1000.0,
+        memory: Memory | None = None,
+        talked_s: float = 0.0,
+        **limits: float,
+    ) -> None:
+        self.now = now
         self.conversation = Conversation(
             greeting=greeting,
             now=self.now,
             call_sid=CALL_SID,
             limits=Limits(**limits) if limits else None,  # type: ignore[arg-type]  # the int ones are given as such
+            memory=memory,
+            talked_s=talked_s,
         )
         self.history: list[Effect] = []
+        self.journal: list[Entry] = []
         if introduced:
             self.setup()
 
@@ -55,7 +70,14 @@ class Talk:
 
     def keep(self, effects: list[Effect]) -> list[Effect]:
         self.history += effects
+        for effect in effects:
+            if isinstance(effect, Note):
+                self.note(effect.kind, **effect.data)
         return effects
+
+    def note(self, kind: Kind, **data: Any) -> None:
+        """Writes into the call's journal what the conversation does not: that others have done."""
+        self.journal.append(Entry(SessionId("s"), datetime.fromtimestamp(self.now, UTC), kind, data))
 
     # The carrier.
 
@@ -172,7 +194,12 @@ def ended(effects: Iterable[Effect]) -> str | None:
     """The reason given with `end`; None if the call was not ended."""
     ends = [message for message in sent(effects) if isinstance(message, End)]
     assert len(ends) <= 1, "a call ends once"
-    return str(json.loads(ends[0].handoff_data or "")["reason"]) if ends else None
+    return reason_of(ends[0].handoff_data) if ends else None
+
+
+def handed_over(effects: Iterable[Effect]) -> bool:
+    """Whether the session was ended for another process to go on."""
+    return any(isinstance(message, End) and message.handoff_data == HAND_OVER for message in sent(effects))
 
 
 def noted(effects: Iterable[Effect], kind: Kind) -> list[Mapping[str, Any]]:
