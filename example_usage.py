@@ -7,6 +7,7 @@ end.
 """
 
 import argparse
+import json
 import sys
 import time
 from collections.abc import Iterator
@@ -16,9 +17,8 @@ from typing import Any
 
 import httpx
 
-FINAL = {"completed", "busy", "no-answer", "failed", "canceled", "refused", "unknown"}
 UNANSWERED = {"busy", "no-answer", "canceled"}
-ASK_EVERY_S = 0.2
+RECONNECT_AFTER_S = 1.0
 RINGS_AND_SETTLES_WITHIN = timedelta(minutes=10)
 """What a call may take besides its own longest duration; a call that is not over then has been lost somewhere."""
 
@@ -35,7 +35,7 @@ def main() -> int:
             wait_until_ready(client, arguments.wait)
             started = initiate(client, arguments)
             print(f"call {started['session_id']} to {started['phone_number']}: {started['status']}", flush=True)
-            call = follow(client, started["session_id"])
+            call = follow(client, started["session_id"], arguments.reconnect)
         except httpx.HTTPStatusError as error:
             return refused(error.response)
         except NoEnd as error:
@@ -60,6 +60,13 @@ def read_arguments() -> argparse.Namespace:
         "--variable", action="append", type=pair, default=[], metavar="NAME=VALUE", help="may be given repeatedly"
     )
     parser.add_argument("--wait", type=float, default=0, metavar="SECONDS", help="how long the server may take to come")
+    parser.add_argument(
+        "--reconnect",
+        type=float,
+        default=60,
+        metavar="SECONDS",
+        help="how long it may be away while the call goes on (%(default)s)",
+    )
     return parser.parse_args()
 
 
@@ -99,70 +106,124 @@ def answer(response: httpx.Response) -> dict[str, Any]:
     return content
 
 
-def follow(client: httpx.Client, session_id: str) -> dict[str, Any]:
+def follow(client: httpx.Client, session_id: str, reconnect_s: float) -> dict[str, Any]:
     """Prints the journal as it grows; returns the call when it is over. Raises NoEnd where it should long be."""
-    seen = 0
-    status = ""
-    sent: dict[int, str] = {}
-    turn_of_line: dict[int, int] = {}
-    while True:
-        call = answer(client.get(f"/calls/{session_id}"))
-        if call["status"] != status:
-            status = call["status"]
-            print(f"        ({status})", flush=True)
-        for entry in call["journal"]:
-            if entry["seq"] <= seen:
-                continue
-            seen = entry["seq"]
-            for line in describe(entry, call, sent, turn_of_line):
-                print(line, flush=True)
-        if status in FINAL:
-            return call
-        longest = timedelta(seconds=call["max_duration_s"]) + RINGS_AND_SETTLES_WITHIN
+    call = answer(client.get(f"/calls/{session_id}"))
+    longest = timedelta(seconds=call["max_duration_s"]) + RINGS_AND_SETTLES_WITHIN
+    talk = Talk()
+    for kind, content in events(client, session_id, reconnect_s):
+        for line in talk.describe(kind, content.get("data", {})):
+            print(line, flush=True)
         if datetime.now(UTC) - datetime.fromisoformat(call["started_at"]) > longest:
             minutes = longest.total_seconds() / 60
-            raise NoEnd(f"gave up: the call is still {status}, {minutes:.0f} minutes after it was placed")
-        time.sleep(ASK_EVERY_S)
+            raise NoEnd(f"gave up: the call is still {talk.status}, {minutes:.0f} minutes after it was placed")
+    return answer(client.get(f"/calls/{session_id}"))
 
 
-def describe(
-    entry: dict[str, Any], call: dict[str, Any], sent: dict[int, str], turn_of_line: dict[int, int]
-) -> Iterator[str]:
-    """What a journal entry says to a person, if anything."""
-    data = entry["data"]
-    match entry["kind"]:
-        case "callee_said":
-            yield f"callee  {shortened(data['text'])}"
-        case "callee_pressed":
-            yield f"callee  (presses {data['digits']})"
-        case "agent_began" if data["turn"] is not None:
-            turn_of_line[data["line"]] = data["turn"]
-        case "agent_sent":
-            sent[data["line"]] = data["text"]
-        case "agent_said":
-            yield from describe_agent(data, sent.get(data["line"], data["text"]), call, turn_of_line)
-        case "model_failed":
-            yield f"        (the model failed: {data['cause']})"
-        case "opted_out":
-            yield "        (asked not to be called again)"
-        case "ending":
-            yield f"        (ending: {data['reason'].replace('_', ' ')})"
-        case _:
-            pass
+def events(client: httpx.Client, session_id: str, reconnect_s: float) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Name and data of each event until the last, and a nameless one now and then as a sign of life.
+
+    A stream that breaks off is asked for again, after the last event that arrived: the server may have been restarted,
+    or another one goes on with the call. Raises httpx.HTTPError where none has answered for `reconnect_s`.
+    """
+    last: dict[str, str] = {}
+    give_up_at = time.monotonic() + reconnect_s
+    while True:
+        try:
+            with client.stream("GET", f"/calls/{session_id}/events", headers=last) as response:
+                if response.is_error:
+                    response.read()
+                    response.raise_for_status()
+                give_up_at = time.monotonic() + reconnect_s
+                for event in read_events(response.iter_lines()):
+                    give_up_at = time.monotonic() + reconnect_s
+                    if event.get("event") == "end":
+                        return
+                    if "id" in event:
+                        last["Last-Event-ID"] = event["id"]
+                    yield event.get("event", ""), json.loads(event.get("data", "{}"))
+        except (httpx.TransportError, httpx.HTTPStatusError) as error:
+            if isinstance(error, httpx.HTTPStatusError) and not error.response.is_server_error:
+                raise
+            if time.monotonic() > give_up_at:
+                raise
+        yield "", {}
+        time.sleep(RECONNECT_AFTER_S)
 
 
-def describe_agent(
-    data: dict[str, Any], sent: str, call: dict[str, Any], turn_of_line: dict[int, int]
-) -> Iterator[str]:
-    if data["text"]:
-        yield f"agent   {data['text']}"
-    if data["interrupted"]:
-        unheard = sent.strip()[len(data["text"]) :].strip()
-        yield f"        ^ cut off here, never heard: “{shortened(unheard)}”"
-    turn = turn_of_line.get(data["line"])
-    for latency in call["turn_latencies"]:
-        if latency["turn"] == turn and latency["first_text_ms"] is not None:
-            yield f"        [turn {turn}: first word after {latency['first_text_ms']:.1f} ms]"
+def read_events(lines: Iterator[str]) -> Iterator[dict[str, str]]:
+    """The fields of each server-sent event: https://html.spec.whatwg.org/multipage/server-sent-events.html"""
+    fields: dict[str, str] = {}
+    for line in lines:
+        name, _, value = line.partition(":")
+        if name:
+            fields[name] = value.removeprefix(" ")
+        elif not line:
+            yield fields
+            fields = {}
+
+
+class Talk:
+    """A call as it is told to a person."""
+
+    def __init__(self) -> None:
+        self.status = "queued"
+        self._sent: dict[int, str] = {}
+        self._played: dict[int, str] = {}
+        self._turn_of_line: dict[int, int] = {}
+        self._first_text_ms: dict[int, float] = {}
+        self._told: set[int] = set()
+
+    def describe(self, kind: str, data: dict[str, Any]) -> Iterator[str]:
+        """What a journal entry says, if anything."""
+        match kind:
+            case "status" if data["status"] != self.status:
+                self.status = data["status"]
+                yield f"        ({self.status})"
+            case "callee_said":
+                yield f"callee  {shortened(data['text'])}"
+            case "callee_pressed":
+                yield f"callee  (presses {data['digits']})"
+            case "agent_began" if data["turn"] is not None:
+                self._turn_of_line[data["line"]] = data["turn"]
+            case "agent_sent":
+                self._sent[data["line"]] = data["text"]
+            case "agent_played" if data["line"] is not None:
+                self._played[data["line"]] = self._played.get(data["line"], "") + data["text"]
+            case "agent_said":
+                self._played.pop(data["line"], None)
+                yield from self._describe_agent(data)
+            case "turn" if data["first_text_ms"] is not None:
+                self._first_text_ms[data["turn"]] = data["first_text_ms"]
+                yield from self._describe_speed(data["turn"])
+            case "model_failed":
+                yield f"        (the model failed: {data['cause']})"
+            case "resuming":
+                # The server may have died within a line, and said nothing more of it.
+                yield from (f"agent   {text.strip()}" for text in self._played.values())
+                self._played.clear()
+                yield "        (the line broke; the call is taken up again)"
+            case "opted_out":
+                yield "        (asked not to be called again)"
+            case "ending":
+                yield f"        (ending: {data['reason'].replace('_', ' ')})"
+            case _:
+                pass
+
+    def _describe_agent(self, data: dict[str, Any]) -> Iterator[str]:
+        if data["text"]:
+            yield f"agent   {data['text']}"
+        if data["interrupted"]:
+            unheard = self._sent.get(data["line"], data["text"]).strip()[len(data["text"]) :].strip()
+            yield f"        ^ cut off here, never heard: “{shortened(unheard)}”"
+        if data["line"] in self._turn_of_line:
+            self._told.add(self._turn_of_line[data["line"]])
+            yield from self._describe_speed(self._turn_of_line[data["line"]])
+
+    def _describe_speed(self, turn: int) -> Iterator[str]:
+        """Stands below the first line of the turn, once both are known."""
+        if turn in self._told and turn in self._first_text_ms:
+            yield f"        [turn {turn}: first word after {self._first_text_ms.pop(turn):.1f} ms]"
 
 
 def shortened(text: str, width: int = 200) -> str:

@@ -1,14 +1,13 @@
 """The example as a stranger runs it: a program of its own, against a real server."""
 
 import asyncio
+import json
 import os
 import re
 import socket
 import sys
-import time
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -143,46 +142,107 @@ async def test_a_server_that_is_not_there_is_told_with_what_to_check(wait: list[
     assert len(outcome.told.splitlines()) == 1
 
 
-async def test_a_server_that_dies_in_the_middle_is_told(tmp_path: Path) -> None:
+async def test_a_server_that_dies_in_the_middle_and_stays_away_is_told(tmp_path: Path) -> None:
     silent = Callee("silent", "says nothing")
     async with running(tmp_path, callees={FRIENDLY: silent}, ring_timeout=600, speed=1) as house:
-        waiting = asyncio.create_task(call(house, FRIENDLY))
-        await house.network.next_call()
+        waiting = asyncio.create_task(call(house, FRIENDLY, "--reconnect", "1.5"))
+        await (await house.network.next_call()).until(lambda call: call.status == "in-progress")
     outcome = await waiting
     assert outcome.code == 1, outcome.told
+    assert "(ringing)" in outcome.told
     assert "is the server running?" in outcome.told
 
 
-@pytest.mark.parametrize(
-    ("placed_ago_s", "code", "words"),
-    [
-        (60 + 600 + 5, 1, "gave up: the call is still in-progress, 11 minutes after it was placed"),
-        (60 + 600 - 30, 0, "outcome: completed"),
-    ],
-)
-async def test_a_call_that_does_not_end_is_given_up(placed_ago_s: float, code: int, words: str) -> None:
-    asked: list[float] = []
-    placed_at = datetime.now(UTC) - timedelta(seconds=placed_ago_s)
+class Recited:
+    """A server that tells a story: each stream of events is the next of `streams`, an int being a refusal."""
 
-    async def initiate(_: Request) -> Response:
+    def __init__(self, *streams: bytes | int, placed_ago: timedelta = timedelta(0)) -> None:
+        self._streams = list(streams)
+        self._placed_at = datetime.now(UTC) - placed_ago
+        self.asked_after: list[str | None] = []
+
+    async def _initiate(self, _: Request) -> Response:
         return JSONResponse({"session_id": "s", "phone_number": FRIENDLY, "status": "initiated"})
 
-    async def whole(_: Request) -> Response:
-        asked.append(time.monotonic())
+    async def _whole(self, _: Request) -> Response:
         empty: dict[str, list[str]] = {"journal": [], "turn_latencies": [], "transcript": []}
         none = dict.fromkeys(("end_reason", "error", "duration_s"))
-        status = "completed" if len(asked) == 5 else "in-progress"
-        started_at = placed_at.isoformat().replace("+00:00", "Z")
-        return JSONResponse({**empty, **none, "status": status, "started_at": started_at, "max_duration_s": 60})
+        started_at = self._placed_at.isoformat().replace("+00:00", "Z")
+        return JSONResponse({**empty, **none, "status": "completed", "started_at": started_at, "max_duration_s": 60})
 
-    app = Starlette(routes=[Route("/call/initiate", initiate, methods=["POST"]), Route("/calls/s", whole)])
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        address = f"http://127.0.0.1:{listener.getsockname()[1]}"
-        async with listening(uvicorn.Config(app, log_config=None), listener):
-            outcome = await run(FRIENDLY, "--server", address)
+    async def _events(self, request: Request) -> Response:
+        self.asked_after.append(request.headers.get("last-event-id"))
+        stream = self._streams.pop(0)
+        if isinstance(stream, int):
+            return JSONResponse({"detail": "not now"}, stream, media_type="application/problem+json")
+        return Response(stream, media_type="text/event-stream")
+
+    async def told(self, *arguments: str) -> Outcome:
+        """What the example makes of it."""
+        routes = [
+            Route("/call/initiate", self._initiate, methods=["POST"]),
+            Route("/calls/s", self._whole),
+            Route("/calls/s/events", self._events),
+        ]
+        with socket.create_server(("127.0.0.1", 0)) as listener:
+            address = f"http://127.0.0.1:{listener.getsockname()[1]}"
+            async with listening(uvicorn.Config(Starlette(routes=routes), log_config=None), listener):
+                return await run(FRIENDLY, "--server", address, *arguments)
+
+
+END = b'event: end\ndata: {"status": "completed"}\n\n'
+
+
+def event(seq: int, kind: str, **data: object) -> bytes:
+    return f"event: {kind}\ndata: {json.dumps({'seq': seq, 'kind': kind, 'data': data})}\nid: {seq}\n\n".encode()
+
+
+@pytest.mark.parametrize(
+    ("placed_ago", "stream", "code", "last_line"),
+    [
+        (
+            timedelta(seconds=60 + 600 + 5),
+            event(1, "status", status="in-progress") + b": ping\n\n",
+            1,
+            "gave up: the call is still in-progress, 11 minutes after it was placed",
+        ),
+        (timedelta(seconds=60 + 600 - 30), b": ping\n\n" + END, 0, "outcome: completed"),
+    ],
+)
+async def test_a_call_that_does_not_end_is_given_up(
+    placed_ago: timedelta, stream: bytes, code: int, last_line: str
+) -> None:
+    outcome = await Recited(stream, placed_ago=placed_ago).told()
     assert outcome.code == code, outcome.told
-    assert outcome.told.splitlines()[-1] == words
-    assert all(after - before >= 0.19 for before, after in pairwise(asked)), "it asks every 0.2 s"
+    assert outcome.told.splitlines()[-1] == last_line
+
+
+async def test_a_stream_that_breaks_off_is_taken_up_where_it_broke() -> None:
+    half = event(8, "callee_said", line=2, text="Never", lang="en-US")[:-10]
+    server = Recited(
+        event(7, "callee_said", line=1, text="Hello?", lang="en-US") + half,
+        503,
+        event(8, "agent_played", line=2, text="I am"),
+        b"",
+        event(9, "resuming", relay_session_id="VX1", cause="broken")
+        + event(10, "callee_said", line=3, text="Still there?", lang="en-US")
+        + END,
+    )
+    outcome = await server.told()
+    assert server.asked_after == [None, "7", "7", "8", "8"]
+    assert outcome.code == 0, outcome.told
+    assert outcome.told.splitlines()[1:5] == [
+        "callee  Hello?",
+        "agent   I am",
+        "        (the line broke; the call is taken up again)",
+        "callee  Still there?",
+    ]
+
+
+async def test_a_stream_that_is_refused_is_told_in_the_servers_words() -> None:
+    outcome = await Recited(401).told()
+    assert outcome.code == 1
+    assert outcome.told.splitlines()[-1] == "refused (401): not now"
 
 
 @pytest.mark.parametrize("arguments", [[], [FRIENDLY, "--variable", "nameless"], [FRIENDLY, "--nonsense"]])

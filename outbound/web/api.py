@@ -1,24 +1,30 @@
-"""Clients knock here: place a call, look at calls, hang up."""
+"""Clients knock here: place a call, look at calls, follow one as it goes on, hang up."""
 
+import asyncio
 import hashlib
 import math
 import re
-from collections.abc import Mapping
-from datetime import datetime
+from collections.abc import AsyncIterator, Mapping
+from dataclasses import dataclass
+from datetime import datetime, timedelta
 from typing import Annotated, Any, cast
 
 import orjson
-from fastapi import APIRouter, Header, Path, Query, Request
+import structlog
+from fastapi import APIRouter, Depends, Header, Path, Query, Request
 from fastapi.responses import JSONResponse
+from fastapi.sse import EventSourceResponse, ServerSentEvent
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints
 
 from outbound.calls import Call, Entry, Json, Kind, SessionId, Status, disclosed, fill, transcript
 from outbound.dialer import Order
 from outbound.policy import is_e164
+from outbound.ports import GONE_AFTER, StoreUnavailable
 from outbound.web.house import House
 from outbound.web.problems import Problem, documented, of_failure
 from outbound.web.security import Client
 
+log = structlog.get_logger(__name__)
 router = APIRouter(responses=documented(401, 413, 500, 503))
 
 METADATA_DEPTH = 20
@@ -133,7 +139,7 @@ class ActiveCall(CallRecord):
     """A call that is queued, ringing or being talked on."""
 
     turns: int = Field(description="replies so far; 0 until somebody has said something")
-    connected: bool = Field(description="whether this process holds its socket")
+    connected: bool = Field(description="whether a process that lives holds its socket")
 
 
 class ActiveCalls(BaseModel):
@@ -199,6 +205,11 @@ IdempotencyKey = Annotated[
     ),
 ]
 SessionInPath = Annotated[str, Path(pattern=r"^[A-Za-z0-9_-]{1,64}$")]
+_SEQ: Mapping[str, Any] = {"ge": 0, "le": 2**63 - 1}
+LastEventId = Annotated[
+    int | None, Header(**_SEQ, description="the `id` of the last event that arrived; counts before `after`")
+]
+After = Annotated[int, Query(**_SEQ, description="the same, for clients that cannot set headers")]
 
 
 @router.post("/call/initiate", response_model=Initiated, responses=documented(400, 403, 409, 422, 429, 502, 504))
@@ -231,16 +242,19 @@ async def initiate_call(
 
 @router.get("/calls/active")
 async def active_calls(request: Request, _: Client) -> ActiveCalls:
-    """Calls that are going on now."""
+    """Calls that are going on now, carried by whichever process."""
     house = _house(request)
-    live = house.live.by_session
+    active = await house.store.active()
+    others = await house.store.living(house.clock() - GONE_AFTER) - {house.process}
+    live = dict(house.live.by_session)
+    turns = await house.store.turns([call.session_id for call in active if call.session_id not in live])
     calls = [
         ActiveCall(
             **_record(call),
-            turns=live[call.session_id].turns if call.session_id in live else 0,
-            connected=call.session_id in live,
+            turns=live[call.session_id].turns if call.session_id in live else turns.get(call.session_id, 0),
+            connected=call.session_id in live or (call.owner in others and call.is_to_be_talked_on),
         )
-        for call in await house.store.active()
+        for call in active
     ]
     return ActiveCalls(count=len(calls), calls=calls)
 
@@ -275,6 +289,124 @@ async def one_call(session_id: SessionInPath, request: Request, _: Client) -> Wh
         turn_latencies=[_latency(entry) for entry in entries if entry.kind is Kind.TURN],
         journal=[JournalEntry.model_validate(entry) for entry in entries],
     )
+
+
+LOOK_AGAIN_AFTER_S = 2.0
+"""Whoever follows a call is told when its journal has grown; but notifications get lost."""
+_LOOK_FOR_THE_REST_AFTER_S = 0.2
+WRITTEN_WITHIN = timedelta(seconds=10)
+"""How long after a call is over its journal may grow. A process that was killed does not tell the end of its socket."""
+
+
+async def _followed(session_id: SessionInPath, request: Request) -> AsyncIterator[tuple[SessionId, asyncio.Event]]:
+    """A call that is watched for as long as its stream is open, with the event that tells of new entries.
+
+    Raises CallNotFound while another status than 200 can still be answered.
+    """
+    house = _house(request)
+    call = await house.store.get(SessionId(session_id))
+    with house.changes.watching(call.session_id) as changed:
+        yield call.session_id, changed
+
+
+@dataclass(slots=True)
+class _Remains:
+    """What is still to be written when a call is over: how it ended, and the end of its socket."""
+
+    end_is_told: bool = False
+    has_talked: bool = False
+    is_talking: bool = False
+
+    def see(self, entry: Entry) -> None:
+        match entry.kind:
+            case Kind.STATUS:
+                self.end_is_told = not Status(entry.data["status"]).is_active
+            case Kind.RELAY_OPENED:
+                self.has_talked = self.is_talking = True
+            case Kind.RELAY_CLOSED:
+                self.is_talking = False
+            case _:
+                pass
+
+    def are_none(self, call: Call, now: datetime) -> bool:
+        """Whether all has been written of a call whose journal was read after its record."""
+        if call.status.is_active:
+            return False
+        reason_is_known = call.end_reason is not None or not self.has_talked
+        is_late = now - (call.ended_at or call.created_at) > WRITTEN_WITHIN
+        return (self.end_is_told and reason_is_known and not self.is_talking) or is_late
+
+
+_DATA_OF_AN_EVENT = {
+    "type": "string",
+    "contentMediaType": "application/json",
+    "contentSchema": {
+        "anyOf": [{"$ref": "#/components/schemas/JournalEntry"}, {"$ref": "#/components/schemas/CallRecord"}]
+    },
+}
+_EVENTS: dict[int | str, dict[str, Any]] = {
+    200: {
+        "description": "an event for each entry of the journal, and `end`",
+        "content": {"text/event-stream": {"itemSchema": {"properties": {"data": _DATA_OF_AN_EVENT}}}},
+    }
+}
+
+
+@router.get("/calls/{session_id}/events", response_class=EventSourceResponse, responses=_EVENTS | documented(404, 422))
+async def follow_call(
+    request: Request,
+    _: Client,
+    followed: Annotated[tuple[SessionId, asyncio.Event], Depends(_followed)],
+    last_event_id: LastEventId = None,
+    after: After = 0,
+) -> AsyncIterator[ServerSentEvent]:
+    """Tells the journal of a call from its beginning and as it grows, whichever process carries the call.
+
+    Each event has a journal entry as its data, the entry's `seq` as its id and `kind` as its name. When the call is
+    over there is one more, `end`, with the call's record as its data and no id: do not ask again then. A stream that
+    stops without an `end` was broken off: ask again, with `Last-Event-ID`.
+    """
+    house = _house(request)
+    session_id, changed = followed
+    told = after if last_event_id is None else last_event_id
+    seen = 0
+    remains = _Remains()
+    while True:
+        changed.clear()
+        try:
+            call = await house.store.get(session_id)
+            entries = await house.store.journal(session_id, seen)
+        except StoreUnavailable as error:
+            log.error("stream of a call broken off", session_id=session_id, reason=str(error))
+            return
+        for entry in entries:
+            seen = entry.seq
+            remains.see(entry)
+            if seen > told:
+                yield _event(entry.kind, JournalEntry.model_validate(entry), str(seen))
+        if remains.are_none(call, house.clock()):
+            yield _event("end", CallRecord(**_record(call)))
+            return
+        if house.closing.is_set():
+            return
+        # Why a call ended stands in its record: nobody tells of that.
+        look_after_s = LOOK_AGAIN_AFTER_S if call.status.is_active else _LOOK_FOR_THE_REST_AFTER_S
+        await _first_of(changed, house.closing, within_s=look_after_s)
+
+
+def _event(name: str, data: BaseModel, seq: str | None = None) -> ServerSentEvent:
+    # Not the model itself: its JSON may have characters that clients take for the end of a line, as U+2028.
+    return ServerSentEvent(event=name, id=seq, data=data.model_dump(mode="json"))
+
+
+async def _first_of(*events: asyncio.Event, within_s: float) -> None:
+    """Returns when one of them is set, or after `within_s`."""
+    waiting = [asyncio.create_task(event.wait(), name="stream-waits") for event in events]
+    try:
+        await asyncio.wait(waiting, timeout=within_s, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        for each in waiting:
+            each.cancel()
 
 
 @router.post("/calls/{session_id}/hangup", responses=documented(400, 403, 404, 409, 422, 429, 502, 504))

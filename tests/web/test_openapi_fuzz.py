@@ -20,7 +20,7 @@ from schemathesis.specs.openapi.checks import (
 )
 
 from tests.server import Running
-from tests.web.asking import BUSY, NEVER_ANSWERS, Json, answer, initiate, lasting
+from tests.web.asking import BUSY, NEVER_ANSWERS, PREMIUM, Json, answer, initiate, lasting, problem
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -37,12 +37,19 @@ OPERATIONS = [
     "GET /calls",
     "GET /calls/active",
     "GET /calls/{session_id}",
+    "GET /calls/{session_id}/events",
     "GET /health",
     "GET /ready",
     "POST /call/initiate",
     "POST /calls/{session_id}/hangup",
 ]
-WITH_PARAMETERS = ["GET /calls", "GET /calls/{session_id}", "POST /call/initiate", "POST /calls/{session_id}/hangup"]
+WITH_PARAMETERS = [
+    "GET /calls",
+    "GET /calls/{session_id}",
+    "GET /calls/{session_id}/events",
+    "POST /call/initiate",
+    "POST /calls/{session_id}/hangup",
+]
 EXAMPLES = 50
 
 
@@ -124,6 +131,16 @@ async def test_a_call_that_exists_is_described(house: Running, schema: BaseSchem
     assert 200 in met
 
 
+async def test_the_stream_of_a_call_that_is_over_is_described(house: Running, schema: BaseSchema) -> None:
+    # Nobody picks up here, so that the stream of any other call would last for as long as the fuzzer reads it.
+    session_id = problem(await initiate(house.client, PREMIUM), 403, "refused_by_policy")["session_id"]
+    operation = operation_named(schema, "GET /calls/{session_id}/events")
+    met = await asyncio.to_thread(
+        fuzz, house, operation, GenerationMode.POSITIVE, path_parameters={"session_id": session_id}
+    )
+    assert 200 in met
+
+
 async def test_a_number_the_description_allows_is_rung(house: Running, schema: BaseSchema) -> None:
     body = {"to": BUSY, "metadata": {"a": [1]}}
     operation = operation_named(schema, "POST /call/initiate")
@@ -137,6 +154,7 @@ async def test_a_number_the_description_allows_is_rung(house: Running, schema: B
         ("GET /calls/active", {200, 401, 413, 500, 503}),
         ("GET /calls", {200, 401, 413, 422, 500, 503}),
         ("GET /calls/{session_id}", {200, 401, 404, 413, 422, 500, 503}),
+        ("GET /calls/{session_id}/events", {200, 401, 404, 413, 422, 500, 503}),
         ("POST /calls/{session_id}/hangup", {200, 400, 401, 403, 404, 409, 413, 422, 429, 500, 502, 503, 504}),
     ],
 )

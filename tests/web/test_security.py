@@ -337,7 +337,9 @@ async def test_a_webhook_that_is_not_signed_for_exactly_this_is_refused_and_chan
     evil_base = "http://evil.example.com"
     # The last genuine callback there will be while nobody answers.
     before = await until(
-        house, session_id, lambda call: "ringing" in [e["data"].get("reported") for e in call["journal"]]
+        house,
+        session_id,
+        lambda call: call["status"] == "ringing" and "ringing" in [e["data"].get("reported") for e in call["journal"]],
     )
 
     refusals = {
