@@ -1,14 +1,21 @@
 """The front door: builds the house from the settings and opens it. `uv run python main.py`."""
 
+import argparse
 import asyncio
 import gc
+import multiprocessing
+import os
 import secrets
 import signal
+import socket
 import sys
+import time
 from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager, suppress
 from datetime import UTC, datetime, timedelta
 from functools import partial
+from multiprocessing import resource_tracker
+from multiprocessing.connection import Connection
 from typing import Any
 
 import structlog
@@ -18,24 +25,32 @@ from fastapi import FastAPI
 import agents
 from config import SIMULATED_NUMBER, Settings, SettingsError, load
 from outbound import logs
+from outbound.calls import ProcessId
 from outbound.carriers.twilio import TwilioAccount, TwilioCarrier
 from outbound.carriers.twiml import RelayOptions
 from outbound.conversation import Limits, phrases_of
 from outbound.dialer import Dialer
 from outbound.policy import Rules
-from outbound.ports import AgentUnavailable, StoreUnavailable
+from outbound.ports import GONE_AFTER, AgentUnavailable, StoreUnavailable
 from outbound.session import LiveCalls
-from outbound.store import Database, JournalWriter
+from outbound.store import Changes, Database, JournalWriter
 from outbound.web.app import create_app
 from outbound.web.health import Readiness
 from outbound.web.hooks import links_for
 from outbound.web.house import House
 from outbound.web.security import Gatekeeper
 
-log = structlog.get_logger(__name__)
+# Not by __name__, which is another one in each kind of process.
+log = structlog.get_logger("main")
 
 FRAME_LIMIT = 256 * 1024
 """Bytes of one relay frame: room for 20,000 characters however they are escaped."""
+BACKLOG = 2048
+"""How many connections may wait while no worker takes them; the system may allow fewer."""
+SHORT_LIFE_S = 10.0
+LONGEST_PAUSE_S = 30.0
+STOPS_WITHIN_S = 20.0
+"""How long a worker may take after DRAIN_TIMEOUT to hand its calls over and to close."""
 TRANSPORT: Mapping[str, Any] = {
     "ws": "websockets-sansio",
     "ws_max_size": FRAME_LIMIT,
@@ -76,8 +91,18 @@ async def open_house(settings: Settings, stack: AsyncExitStack) -> House:
         base_url = _address_on_this_machine(settings)
         account, api_base_url = await _open_simulator(settings, stack)
 
-    database = await stack.enter_async_context(Database.open(settings.database_url.get_secret_value()))
-    journal = await stack.enter_async_context(JournalWriter(database.append))
+    process = ProcessId(secrets.token_hex(8))
+    database = await stack.enter_async_context(Database.open(settings.database_url.get_secret_value(), process=process))
+    stack.push_async_callback(_retired, database, process)
+    live: LiveCalls
+    changes: Changes
+    journal = await stack.enter_async_context(
+        JournalWriter(
+            database.append,
+            superseded=lambda session_id: live.superseded(session_id),
+            grown=lambda session_ids: changes.grown(session_ids),
+        )
+    )
     carrier = await stack.enter_async_context(
         TwilioCarrier(
             account,
@@ -101,6 +126,7 @@ async def open_house(settings: Settings, stack: AsyncExitStack) -> House:
     agents.configure(agent)
     await agent.warm_up()
     live = LiveCalls(
+        process=process,
         agent=agent,
         store=database,
         journal=journal,
@@ -109,7 +135,9 @@ async def open_house(settings: Settings, stack: AsyncExitStack) -> House:
         frames_per_second=settings.frames_per_second,
         clock=_now,
     )
+    changes = await stack.enter_async_context(Changes(database, foreign=live.written_elsewhere))
     dialer = Dialer(
+        process=process,
         carrier=carrier,
         store=database,
         journal=journal,
@@ -117,11 +145,16 @@ async def open_house(settings: Settings, stack: AsyncExitStack) -> House:
         rules=Rules(settings.countries, settings.allow_premium_numbers),
         carrier_timeout_s=settings.carrier_timeout,
         hang_up_on_machines=settings.machine_detection == "hang_up",
+        resume_attempts=settings.resume_attempts,
         apology=apology,
         clock=_now,
     )
-    settling = asyncio.create_task(dialer.keep_settling(live.by_session.__contains__), name="settle-calls")
-    stack.push_async_callback(_cancelled, settling)
+    for name, work in (
+        ("settle-calls", dialer.keep_settling(live.by_session.__contains__)),
+        ("beat", live.keep_beating()),
+        ("check-calls", live.keep_checking()),
+    ):
+        stack.push_async_callback(_cancelled, asyncio.create_task(work, name=name))
     # What was made so far lives as long as the process: the collector need not look at it again with every turn. A turn
     # makes some thousands of short-lived objects, which the usual threshold of 700 would have it look through too.
     gc.collect()
@@ -129,6 +162,7 @@ async def open_house(settings: Settings, stack: AsyncExitStack) -> House:
     gc.set_threshold(10_000, 20, 20)
     log.info("ready to ring", base_url=base_url, model=settings.llm_model or "scripted")
     return House(
+        process=process,
         base_url=base_url,
         greeting=settings.agent_greeting,
         disclosure=settings.ai_disclosure,
@@ -138,6 +172,7 @@ async def open_house(settings: Settings, stack: AsyncExitStack) -> House:
         carrier=carrier,
         store=database,
         journal=journal,
+        changes=changes,
         dialer=dialer,
         live=live,
         readiness=Readiness({"database": database.ping, "carrier": carrier.ping}),
@@ -159,6 +194,12 @@ async def _open_simulator(settings: Settings, stack: AsyncExitStack) -> tuple[Tw
     api_base_url = await stack.enter_async_context(network.serve())
     log.warning("SIMULATED PHONE NETWORK: nobody real is rung; set the TWILIO_ variables to ring real phones")
     return account, api_base_url
+
+
+async def _retired(database: Database, process: ProcessId) -> None:
+    """Tells the other processes that this one is gone; without the database they see it by themselves."""
+    with suppress(StoreUnavailable):
+        await database.retire(process)
 
 
 async def _cancelled(task: asyncio.Task[None]) -> None:
@@ -190,6 +231,7 @@ def _relay_options(settings: Settings) -> RelayOptions:
         interruptible=settings.relay_interruptible,
         welcome_greeting_interruptible=settings.relay_welcome_greeting_interruptible,
         dtmf_detection=settings.relay_dtmf_detection,
+        application_reconnect=settings.relay_reconnect or None,
         partial_prompts=settings.relay_partial_prompts,
         events=settings.relay_events,
         hints=settings.relay_hints,
@@ -211,17 +253,36 @@ def _now() -> datetime:
     return datetime.now(UTC)
 
 
+type WorkersLine = Connection[ProcessId, frozenset[ProcessId]]
+"""A worker's end of the line to its supervisor.
+
+It says once who it is, when it takes connections. It is told when the supervisor stops, with all workers there have
+been; told again, it waits for nobody. The line ends with the supervisor.
+"""
+
+
 class _Server(uvicorn.Server):
     """A server that is stopped by a signal and returns, so that the house is closed behind it.
 
-    The first signal lets live calls end, for at most `drain_within_s`; the second does not wait for them.
+    The first signal lets live calls end, for at most `drain_within_s`, and then hands them over; the second does not
+    wait for them. A worker is told twice by its `line` only: a service manager sends its signal to every process.
     """
 
-    def __init__(self, config: uvicorn.Config, app: FastAPI, drain_within_s: float) -> None:
+    def __init__(
+        self, config: uvicorn.Config, app: FastAPI, drain_within_s: float, line: WorkersLine | None = None
+    ) -> None:
         super().__init__(config)
+        self.servers = []
         self._app = app
         self._drain_within_s = drain_within_s
+        self._line = line
+        self._stopping_with_us: frozenset[ProcessId] | None = None
         self._draining: asyncio.Task[None] | None = None
+
+    @property
+    def _house(self) -> House:
+        house: House = self._app.state.house
+        return house
 
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
@@ -231,35 +292,68 @@ class _Server(uvicorn.Server):
                 loop.add_signal_handler(name, self._stop, name)
         yield
 
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        if self._line is not None:
+            asyncio.get_running_loop().add_reader(self._line.fileno(), self._hear, self._line)
+            with suppress(OSError):  # A supervisor that is no more is noticed by the reader.
+                self._line.send(self._house.process)
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        self._house.closing.set()
+        await super().shutdown(sockets)
+
     def _stop(self, name: signal.Signals) -> None:
         if self._draining is None:
             self._draining = asyncio.get_running_loop().create_task(self._drain(), name="drain")
-        else:
+        elif self._line is None:
             self.handle_exit(name, None)
 
+    def _hear(self, line: WorkersLine) -> None:
+        told_before = self._stopping_with_us is not None
+        try:
+            self._stopping_with_us = line.recv()
+        except (EOFError, OSError):
+            asyncio.get_running_loop().remove_reader(line.fileno())
+            self._stopping_with_us = self._stopping_with_us or frozenset()
+        else:
+            if told_before:
+                self.should_exit = True
+        self._stop(signal.SIGTERM)
+
     async def _drain(self) -> None:
-        house: House = self._app.state.house
+        house = self._house
         house.readiness.draining = True
         log.info("stopping", live_calls=len(house.live.by_session))
         with suppress(TimeoutError):
             async with asyncio.timeout(self._drain_within_s):
                 await house.live.all_over()
+        # The carrier asks what to do with a call that is let go of: it must not be this process that it asks.
+        for listening in self.servers:
+            listening.close()
+        if house.live.by_session:
+            await house.live.release(to_successor=await self._has_successor())
         self.should_exit = True
 
+    async def _has_successor(self) -> bool:
+        """Whether somebody answers when this process is gone: the worker that takes its place, or another process."""
+        if self._line is not None and self._stopping_with_us is None:
+            return True
+        house = self._house
+        try:
+            living = await house.store.living(house.clock() - GONE_AFTER)
+        except StoreUnavailable:
+            return False
+        return bool(living - {house.process} - (self._stopping_with_us or frozenset()))
 
-async def _serve(server: uvicorn.Server, app: FastAPI) -> None:
+
+async def _serve(server: uvicorn.Server, app: FastAPI, listeners: list[socket.socket] | None) -> None:
     async with app.router.lifespan_context(app):
-        await server.serve()
+        await server.serve(listeners)
 
 
-def main() -> int:
-    """Runs the server until a signal stops it. Returns the exit code: 2 where the operator has something to change."""
-    try:
-        settings = load()
-    except SettingsError as error:
-        sys.stderr.write(f"{error}\n")
-        return 2
-    logs.configure(level=settings.log_level, show_personal=settings.log_pii)
+def _run(settings: Settings, listeners: list[socket.socket] | None = None, line: WorkersLine | None = None) -> int:
+    """Runs one server until it is stopped, on `listeners` or else on a socket of its own. Returns the exit code."""
     app = build(settings)
     config = uvicorn.Config(
         app,
@@ -271,13 +365,210 @@ def main() -> int:
     )
     try:
         with asyncio.Runner(loop_factory=config.get_loop_factory()) as runner:
-            runner.run(_serve(_Server(config, app, settings.drain_timeout), app))
+            runner.run(_serve(_Server(config, app, settings.drain_timeout, line), app, listeners))
     except (StoreUnavailable, AgentUnavailable, ValueError) as error:
         log.error("cannot start", reason=str(error))
         return 2
     except KeyboardInterrupt:
         return 130
     return 0
+
+
+def _work(settings: Settings, listeners: list[socket.socket], line: WorkersLine) -> None:
+    """What a worker does, in a process of its own. Its settings are those it is given, not the environment's."""
+    logs.configure(level=settings.log_level, show_personal=settings.log_pii)
+    structlog.contextvars.bind_contextvars(pid=os.getpid())
+    sys.exit(_run(settings, listeners, line))
+
+
+class _Worker:
+    """A process that serves on its supervisor's sockets."""
+
+    def __init__(self, settings: Settings, listeners: list[socket.socket]) -> None:
+        self._line: Connection[frozenset[ProcessId], ProcessId]
+        self._line, theirs = multiprocessing.Pipe()
+        self.process = multiprocessing.get_context("spawn").Process(
+            target=_work, args=(settings, listeners, theirs), daemon=True
+        )
+        # Ctrl-C in a terminal reaches every process; only the supervisor is to hear it. A worker keeps what is blocked
+        # when it is made. The tracker is a process that multiprocessing makes with the first, and then unblocks.
+        resource_tracker.ensure_running()
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+        try:
+            self.process.start()
+        finally:
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
+        theirs.close()
+        self._is_open = False
+
+    async def opened(self) -> ProcessId | None:
+        """Returns who it is when it takes connections; None where it ended before."""
+        await _readable(self._line.fileno())
+        try:
+            process = self._line.recv()
+        except (EOFError, OSError):
+            return None
+        self._is_open = True
+        return process
+
+    async def ended(self) -> int:
+        """Returns its exit code, below zero for the signal that killed it."""
+        await _readable(self.process.sentinel)
+        self.process.join()
+        self._line.close()
+        return self.process.exitcode or 0
+
+    def stop(self, with_it: frozenset[ProcessId]) -> None:
+        if not self._is_open:
+            self.process.terminate()
+        with suppress(OSError):  # It has just ended.
+            self._line.send(with_it)
+
+
+class _Supervisor:
+    """Keeps workers alive on one port: whichever ends is replaced, and who comes meanwhile waits."""
+
+    def __init__(self, settings: Settings, listeners: list[socket.socket]) -> None:
+        self._settings = settings
+        self._listeners = listeners
+        self._workers: set[_Worker] = set()
+        self._known: set[ProcessId] = set()
+        self._one_has_opened = asyncio.Event()
+        self._stopping = asyncio.Event()
+        self._exit_code = 0
+
+    async def run(self, workers: int) -> int:
+        """Returns the exit code when a signal has stopped it and every worker has ended.
+
+        It is the first worker's where that one cannot start: its log has said why.
+        """
+        for name in (signal.SIGINT, signal.SIGTERM):
+            asyncio.get_running_loop().add_signal_handler(name, self._stop)
+        late = asyncio.create_task(self._kill_the_late(), name="kill-late-workers")
+        async with asyncio.TaskGroup() as places:
+            places.create_task(self._keep(), name="worker-1")
+            # What keeps one worker from opening keeps all of them, and is told once.
+            await self._one_has_opened.wait()
+            for number in range(2, workers + 1):
+                places.create_task(self._keep(), name=f"worker-{number}")
+        await _cancelled(late)
+        return self._exit_code
+
+    async def _keep(self) -> None:
+        pause_s = 0.0
+        while not self._stopping.is_set():
+            worker = _Worker(self._settings, self._listeners)
+            self._workers.add(worker)
+            began = time.monotonic()
+            process = await worker.opened()
+            if process is not None:
+                self._known.add(process)
+                self._one_has_opened.set()
+            exit_code = await worker.ended()
+            self._workers.remove(worker)
+            if self._stopping.is_set():
+                return
+            if exit_code > 0 and not self._one_has_opened.is_set():
+                self._exit_code = exit_code
+                self._stop()
+                return
+            # One that somebody stops or kills is not to blame, and calls wait for the next.
+            failed_soon = time.monotonic() - began < SHORT_LIFE_S and exit_code not in (0, -signal.SIGKILL)
+            pause_s = min(2 * pause_s + 1, LONGEST_PAUSE_S) if process is None or failed_soon else 0.0
+            log.warning(
+                "worker ended, the next one begins", worker=worker.process.pid, exit_code=exit_code, pause_s=pause_s
+            )
+            with suppress(TimeoutError):
+                async with asyncio.timeout(pause_s):
+                    await self._stopping.wait()
+
+    def _stop(self) -> None:
+        self._stopping.set()
+        self._one_has_opened.set()
+        # With the last worker that listens, the port is given up: who comes then is refused, and asks elsewhere.
+        for listener in self._listeners:
+            listener.close()
+        for worker in self._workers:
+            worker.stop(frozenset(self._known))
+
+    async def _kill_the_late(self) -> None:
+        await self._stopping.wait()
+        await asyncio.sleep(self._settings.drain_timeout + STOPS_WITHIN_S)
+        for worker in self._workers:
+            log.error("worker does not stop, killed", worker=worker.process.pid)
+            worker.process.kill()
+
+
+async def _readable(file: int) -> None:
+    """Returns when the file can be read from, or its other end is gone."""
+    loop = asyncio.get_running_loop()
+    readable = asyncio.Event()
+    loop.add_reader(file, readable.set)
+    try:
+        await readable.wait()
+    finally:
+        loop.remove_reader(file)
+
+
+async def _listen(settings: Settings) -> list[socket.socket]:
+    """Sockets that listen where the settings say. Raises OSError."""
+    server = await asyncio.get_running_loop().create_server(
+        asyncio.Protocol, settings.host, settings.port, start_serving=False
+    )
+    listeners = [listener.dup() for listener in server.sockets]
+    server.close()
+    for listener in listeners:
+        listener.listen(BACKLOG)
+    return listeners
+
+
+async def _supervise(settings: Settings, workers: int) -> int:
+    async with AsyncExitStack() as stack:
+        try:
+            listeners = await _listen(settings)
+        except OSError as error:
+            log.error("cannot start", reason=str(error))
+            return 2
+        if settings.simulated:
+            # The network must outlive the workers.
+            account, api_base_url = await _open_simulator(settings, stack)
+            secret = type(settings.twilio_auth_token)
+            settings = settings.model_copy(
+                update={
+                    "carrier": "twilio",
+                    "twilio_account_sid": account.account_sid,
+                    "twilio_auth_token": secret(account.auth_token),
+                    "twilio_phone_number": account.phone_number,
+                    "twilio_api_base_url": api_base_url,
+                    "server_base_url": _address_on_this_machine(settings),
+                }
+            )
+        return await _Supervisor(settings, listeners).run(workers)
+
+
+def main() -> int:
+    """Runs the server until a signal stops it. Returns the exit code: 2 where the operator has something to change."""
+    parser = argparse.ArgumentParser(description="Rings people and talks with them. Settings: .env.example.")
+    parser.add_argument(
+        "--workers", type=int, metavar="N", help="so many processes on one port; one that dies is replaced"
+    )
+    workers: int | None = parser.parse_args().workers
+    if workers is not None and workers < 1:
+        parser.error(f"expected --workers 1 or more, got {workers}")
+    try:
+        settings = load()
+    except SettingsError as error:
+        sys.stderr.write(f"{error}\n")
+        return 2
+    logs.configure(level=settings.log_level, show_personal=settings.log_pii)
+    if workers is None:
+        return _run(settings)
+    if workers > 1 and settings.database_url.get_secret_value().startswith("sqlite"):
+        sys.stderr.write(
+            "SQLite is for one process: set DATABASE_URL=postgresql+asyncpg://user:password@host/name, or --workers 1\n"
+        )
+        return 2
+    return asyncio.run(_supervise(settings, workers))
 
 
 def __getattr__(name: str) -> Any:

@@ -32,11 +32,11 @@ FRESH_S = 0.2
 
 
 @asynccontextmanager
-async def process(environment: Mapping[str, str]) -> AsyncIterator[Process]:
-    """The server as a process of its own; killed at the end if it still runs."""
+async def process(environment: Mapping[str, str], *arguments: str) -> AsyncIterator[Process]:
+    """The server as a process of its own; killed at the end if it still runs, with it the workers."""
     inherited = {name: os.environ[name] for name in ("PATH", "HOME", "LANG", "SYSTEMROOT") if name in os.environ}
     server = await asyncio.create_subprocess_exec(
-        sys.executable, "-c", START, cwd=CHECKOUT, env={**inherited, **environment}, stderr=PIPE
+        sys.executable, "-c", START, *arguments, cwd=CHECKOUT, env={**inherited, **environment}, stderr=PIPE
     )
     try:
         yield server
@@ -113,7 +113,8 @@ class Watch:
 async def restarted(tmp_path: Path, api_base_url: str) -> tuple[Message, list[Message]]:
     """Starts the product again on the same database, and lets it settle what was left: the call, the active ones."""
     async with hosted(tmp_path, api_base_url) as client:
-        await until(lambda: client.get("/calls/active"), lambda answer: answer.json()["count"] == 0)
+        # A process that was killed counts as living for ten seconds more.
+        await until(lambda: client.get("/calls/active"), lambda answer: answer.json()["count"] == 0, within_s=30)
         listed = (await client.get("/calls")).json()["calls"]
         assert len(listed) == 1
         record: Message = (await client.get(f"/calls/{listed[0]['session_id']}")).json()
