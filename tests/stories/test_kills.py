@@ -1,0 +1,304 @@
+"""The serving process is killed at any moment of many calls, and each of them is true to its end.
+
+A supervised worker on SQLite is started again; on PostgreSQL another worker takes the calls over. The carrier, the
+callees and the model are the test's; everything of ours is real, down to SIGKILL.
+"""
+
+import asyncio
+import json
+import os
+import random
+import re
+import signal
+import sys
+import time
+from asyncio.subprocess import DEVNULL, Process
+from collections import Counter
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from outbound.conversation import ENGLISH
+from outbound.simulator import Callee, Network, NetworkCall
+from outbound.simulator.line import Line
+from tests.agents.openai_server import Asked, Behaviour, OpenAIServer
+from tests.server import ACCOUNT_SID, AUTH_TOKEN, OWN_NUMBER
+from tests.stories.test_shutdown import CHECKOUT, STARTS_WITHIN_S, free_port
+from tests.stories.waiting import until
+
+SPEED = 6.0
+CALLS = 24
+FRESH_S = 0.3
+"""What the callee said and heard so short a time before a kill may not have been written down yet."""
+GREETING = "Good morning, this is the AI assistant of the harbour office. Do you have a moment?"
+BOOKING_TAKES_S = 0.5
+
+
+# The people, and the model they talk with.
+
+
+async def patient(line: Line) -> None:
+    """Asks one thing after another, each once, and waits for the answer however long the line is dead."""
+    await line.hear(patience=120)
+    for number in range(2):
+        await line.say(f"Question {number} please.")
+        await line.hear(patience=120)
+    await line.say(f"Please book table {line.number}.")
+    await line.hear(patience=120)
+    await line.say("Thank you, that is all, goodbye.")
+    await line.hear(patience=120)
+
+
+def behave(asked: Asked) -> Behaviour:
+    """Three sentences to a question, which it goes on with after a break; a booking by the tool, once."""
+    told = [message for message in asked.body["messages"] if message["role"] != "system"]
+    said = [m for m in told if m["role"] == "user" and not all(x.startswith("[") for x in m["content"].splitlines())]
+    words = "\n".join(line for line in said[-1]["content"].splitlines() if not line.startswith("[")) if said else ""
+    since = told[told.index(said[-1]) + 1 :] if said else told
+    if "goodbye" in words:
+        return Behaviour(("Farewell", " then", "."), (("end_call", {}),), pause_s=0.03)
+    if "book table" in words:
+        results = [message["content"] for message in since if message["role"] == "tool"]
+        if not results:
+            reference = re.findall(r"book table (\+\d+)", words)[-1]
+            return Behaviour((), (("book", {"reference": reference}),))
+        done = "booked" in results[-1]
+        return Behaviour(("It is done.",) if done else ("I cannot tell ", "whether it is done."))
+    number = (re.findall(r"Question (\d)", words) or ["9"])[-1]
+    sentences = [f"Answer {number} {part}." for part in ("alpha", "beta", "gamma")]
+    heard = " ".join(str(message["content"]) for message in since if message["role"] == "assistant")
+    left = [sentence for sentence in sentences if sentence not in heard] or ["Is there anything else?"]
+    return Behaviour(tuple(re.findall(r"\S+\s*", " ".join(left))), pause_s=0.03)
+
+
+# The server.
+
+
+@dataclass
+class Served:
+    """The supervised product, its network and its client, and what was done to it."""
+
+    network: Network
+    client: httpx.AsyncClient
+    parent: Process
+    bookings: Path
+    kills: list[tuple[float, float]] = field(default_factory=list)
+    """When, by the network's clock and by ours."""
+
+    async def workers(self) -> list[int]:
+        """The processes that serve."""
+
+        async def serving() -> list[int]:
+            return children(self.parent.pid)
+
+        return await until(serving, bool, within_s=STARTS_WITHIN_S)
+
+    async def kill(self, number: int, *, draining: bool) -> None:
+        """Kills one worker; with `draining` in the middle of letting its calls go."""
+        pids = await self.workers()
+        pid = pids[number % len(pids)]
+        if draining:
+            os.kill(pid, signal.SIGTERM)
+            await asyncio.sleep(0.2)
+        self.kills.append((self.network.clock.now(), time.monotonic()))
+        os.kill(pid, signal.SIGKILL)
+
+    async def place(self, number: str) -> str:
+        """Rings, once, however often the server dies meanwhile; returns our session id."""
+
+        async def ask() -> httpx.Response | None:
+            try:
+                headers = {"Idempotency-Key": number}
+                body = {"to": number, "greeting": GREETING}
+                return await self.client.post("/call/initiate", json=body, headers=headers)
+            except httpx.TransportError:
+                return None
+
+        def is_placed(response: httpx.Response | None) -> bool:
+            return response is not None and response.status_code in (200, 502, 504)
+
+        response = await until(ask, is_placed, within_s=STARTS_WITHIN_S)
+        assert response is not None
+        return str(response.json()["session_id"])
+
+    async def whole(self, session_id: str) -> dict[str, Any]:
+        async def ask() -> dict[str, Any]:
+            try:
+                response = await self.client.get(f"/calls/{session_id}")
+                record: dict[str, Any] = response.json() if response.status_code == 200 else {}
+                return record
+            except httpx.TransportError:
+                return {}
+
+        return await until(ask, lambda record: bool(record) and is_over(record), within_s=60)
+
+
+def children(pid: int) -> list[int]:
+    """The workers of a supervisor."""
+    found = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    return [int(child) for child in found if b"spawn_main" in Path(f"/proc/{child}/cmdline").read_bytes()]
+
+
+def is_over(record: Mapping[str, Any]) -> bool:
+    return record["ended_at"] is not None
+
+
+@asynccontextmanager
+async def served(tmp_path: Path, database_url: str, workers: int) -> AsyncIterator[Served]:
+    network = Network(account_sid=ACCOUNT_SID, auth_token=AUTH_TOKEN, numbers=(OWN_NUMBER,), speed=SPEED)
+    port = free_port()
+    bookings = tmp_path / "bookings"
+    bookings.touch()
+    async with network.serve() as api_base_url, OpenAIServer() as model:
+        model.decide(behave)
+        environment = {
+            **{name: os.environ[name] for name in ("PATH", "HOME", "LANG") if name in os.environ},
+            "CHECKOUT": str(CHECKOUT),
+            "BOOKINGS": str(bookings),
+            "BOOKING_TAKES_S": str(BOOKING_TAKES_S),
+            "CARRIER": "twilio",
+            "TWILIO_ACCOUNT_SID": ACCOUNT_SID,
+            "TWILIO_AUTH_TOKEN": AUTH_TOKEN,
+            "TWILIO_PHONE_NUMBER": OWN_NUMBER,
+            "TWILIO_API_BASE_URL": api_base_url,
+            "SERVER_BASE_URL": f"http://127.0.0.1:{port}",
+            "HOST": "127.0.0.1",
+            "PORT": str(port),
+            "DATABASE_URL": database_url,
+            "LLM_MODEL": "openai:stand-in",
+            "OPENAI_BASE_URL": model.base_url,
+            "RATE_LIMIT": "10000/minute",
+            "RESUME_ATTEMPTS": "10",
+            "SILENCE_TIMEOUT": "60",
+        }
+        command = (sys.executable, str(Path(__file__).with_name("kill_server.py")), "--workers", str(workers))
+        log = (tmp_path / "server.log").open("wb")
+        parent = await asyncio.create_subprocess_exec(*command, env=environment, stdout=log, stderr=log, stdin=DEVNULL)
+        base_url = environment["SERVER_BASE_URL"]
+        try:
+            async with httpx.AsyncClient(base_url=base_url, trust_env=False, timeout=30) as client:
+                running = Served(network, client, parent, bookings)
+                await until(lambda: is_ready(client), bool, within_s=STARTS_WITHIN_S)
+                yield running
+        finally:
+            if parent.returncode is None:
+                parent.terminate()
+            try:
+                async with asyncio.timeout(20):
+                    await parent.wait()
+            except TimeoutError:
+                parent.kill()
+            log.close()
+
+
+async def is_ready(client: httpx.AsyncClient) -> bool:
+    try:
+        return (await client.get("/ready")).status_code == 200
+    except httpx.TransportError:
+        return False
+
+
+# What must hold of every call.
+
+
+def moment(call: NetworkCall, at: float) -> str:
+    """What was going on when the process was killed, as the carrier saw it."""
+    before = [frame for frame in call.frames if frame.at <= at]
+    if call.status != "completed" and not before:
+        return "ringing or answered before setup"
+    kinds = [(frame.direction, frame.message) for frame in before]
+    last = [message for direction, message in kinds if message.get("type") in ("prompt", "text", "end", "setup")]
+    speaking = [m["value"] for _, m in kinds if m.get("name") == "agentSpeaking"][-1:] == ["on"]
+    callee = [m["value"] for _, m in kinds if m.get("name") == "clientSpeaking"][-1:] == ["on"]
+    if callee:
+        return "callee speaking"
+    if not last or last[-1].get("type") == "setup":
+        return "greeting"
+    if last[-1].get("type") == "prompt":
+        return "tool running" if "book" in str(last[-1].get("voicePrompt")) else "between prompt and first token"
+    if last[-1].get("type") == "text" and not last[-1].get("last"):
+        return "mid-tokens"
+    if "Farewell" in " ".join(str(m.get("token")) for m in last[-6:]):
+        return "after goodbye before end"
+    return "agent speaking" if speaking else "between turns"
+
+
+def assert_true(call: NetworkCall, record: dict[str, Any], kills: list[tuple[float, float]]) -> None:
+    """Nothing lost, nothing greeted or said twice, whatever was killed."""
+    fresh = FRESH_S * SPEED
+    killed = [at for at, _ in kills]
+
+    def is_fresh(at: float) -> bool:
+        return any(kill - fresh <= at <= kill + fresh for kill in killed)
+
+    heard = " ".join(call.said("agent"))
+    story = "\n".join(
+        [record["session_id"], f"killed at {killed}"]
+        + [f"{s.at:.1f} {s.who}: {s.text}" for s in call.transcript]
+        + [f"{entry['at']} {entry['kind']} {entry['data']}" for entry in record["journal"]]
+    )
+    assert record["status"] == "completed", story
+    assert heard.count("Good morning") <= 1 + bool(call.gaps), story
+    sentences = Counter(re.findall(r"Answer \d \w+\.|It is done\.|Do you have a moment\?", heard))
+    twice = [sentence for sentence in sentences if sentences[sentence] > 1]
+    ends = {text: [s.at for s in call.transcript if s.who == "agent" and text in s.text] for text in twice}
+    assert all(any(is_fresh(at) for at in times[:-1]) for times in ends.values()), (twice, killed, story)
+    kept = Counter(line["text"] for line in record["transcript"] if line["role"] == "callee")
+    for spoken, prompts in call.deliveries():
+        delivered = [frame for frame in prompts if frame.message.get("last")]
+        if delivered and not is_fresh(delivered[0].at):
+            text = str(delivered[0].message["voicePrompt"])
+            assert kept[text] >= 1, (text, killed, story)
+        assert kept[spoken.text] <= 1, story
+
+
+@pytest.mark.parametrize("seed", [1])
+async def test_a_killed_process_loses_no_call_and_no_word_of_it(
+    tmp_path: Path, database_url: str, engine_name: str, seed: int
+) -> None:
+    """Thirty moments at the least, where they fall."""
+    chance = random.Random(seed)
+    async with served(tmp_path, database_url, workers=1 if engine_name == "sqlite" else 2) as running:
+        numbers = [f"+1202555{2000 + index}" for index in range(CALLS)]
+        running.network.callees.update({number: Callee("patient", "asks, and waits", patient) for number in numbers})
+        placing = []
+        for number in numbers:
+            placing.append(asyncio.create_task(running.place(number)))
+            await asyncio.sleep(chance.uniform(0.1, 0.4))
+        kills = 3 if engine_name == "sqlite" else 6
+        for kill in range(kills):
+            await running.kill(chance.randrange(2), draining=kill == 1)
+            await asyncio.sleep(chance.uniform(3.0, 4.5) if engine_name == "sqlite" else chance.uniform(1.5, 2.5))
+        session_ids = await asyncio.gather(*placing)
+        calls = {call.request.to: call for call in running.network.calls.values()}
+        assert len(calls) == len(running.network.calls) == CALLS, "somebody was rung twice"
+        async with asyncio.timeout(90):
+            for call in calls.values():
+                await call.ended.wait()
+        records = [await running.whole(session_id) for session_id in session_ids]
+        moments = Counter(moment(call, at) for call in calls.values() for at, _ in running.kills if _is_live(call, at))
+        print(engine_name, dict(moments), gaps(calls.values()))  # noqa: T201
+        for record in records:
+            assert_true(calls[record["phone_number"]], record, running.kills)
+        booked = Counter(running.bookings.read_text().split())
+        assert not [reference for reference, count in booked.items() if count > 1], "a tool ran twice"
+        assert (await running.client.get("/calls/active")).json()["count"] == 0
+
+
+def _is_live(call: NetworkCall, at: float) -> bool:
+    changes = [record.at for record in call.webhooks]
+    return bool(changes) and changes[0] <= at <= changes[-1]
+
+
+def gaps(calls: Any) -> str:
+    silences = sorted(gap.silence - (gap.carriers or 0) for call in calls for gap in call.gaps if gap.silence)
+    return json.dumps([round(silence / SPEED, 2) for silence in silences])
+
+
+def test_the_phrases_of_a_resumption_are_said_by_nobody_else() -> None:
+    assert "Answer" not in ENGLISH.back_again
