@@ -41,6 +41,7 @@ RUN_BY_TESTS = {
     "uv sync": "setup.sh",
     "uv sync --extra openai": "pyproject.toml",
     "uv run python main.py": "tests/stories/test_shutdown.py",
+    "uv run python main.py --workers 1": "tests/stories/test_workers.py",
     "uv run python example_usage.py": "tests/test_example.py",
     "uv run python -m outbound.simulator call": "tests/simulator/test_terminal.py",
     "uv run python -m benchmarks": "tests/test_benchmarks.py",
