@@ -236,6 +236,8 @@ async def _use(turn: Turn, name: str, arguments: Mapping[str, Any]) -> Any:
         return f"error: there is no tool {name!r}; there are {', '.join(brain.tools)}"
     if name in turn["doubtful"]:
         return f"error: it was called before; {IN_DOUBT}"
+    if turn["talk"].resumed and (known := dict(turn["talk"].done).get(name)) is not None:
+        return known  # It was done for this very reply, before the line broke.
     tool, intent = brain.tools[name], None
     try:
         tool.get_input_schema()(**arguments)
@@ -258,10 +260,11 @@ async def _use(turn: Turn, name: str, arguments: Mapping[str, Any]) -> Any:
 
 
 async def _run(tool: BaseTool, arguments: Mapping[str, Any], within: float) -> tuple[Any, str]:
-    """What the tool returns or the model is told instead, and the outcome in a few words."""
+    """What the tool returns or the model is told instead, and the outcome as it is written down."""
     try:
         async with asyncio.timeout(within):
-            return await tool.ainvoke(dict(arguments)), "done"
+            result = await tool.ainvoke(dict(arguments))
+            return result, "done" if isinstance(result, PIECES) else str(result)[:OUTCOME_CHARACTERS]
     except TimeoutError:
         return TOO_LONG, TOO_LONG
     except Exception as error:
@@ -273,6 +276,7 @@ async def _run(tool: BaseTool, arguments: Mapping[str, Any], within: float) -> t
         return FAILED, FAILED
 
 
+OUTCOME_CHARACTERS = 1000
 TOO_LONG, FAILED = "error: it took too long", "error: it failed"
 IN_DOUBT = "nobody knows whether it was done: do not call it again for the same purpose, and say that you do not know"
 """Told of a tool that may have acted. It is not run again either way."""
@@ -290,7 +294,9 @@ def history(talk: Talk, instructions: str) -> list[BaseMessage]:
     if talk.greeting:
         told.append(f"The call opens with these words of yours: {talk.greeting}")
     if talk.doubtful:
-        told.append(f"Before the line broke you called {', '.join(talk.doubtful)}; {IN_DOUBT}.")
+        told.append(f"Before you were cut off you called {', '.join(talk.doubtful)}; {IN_DOUBT}.")
+    for tool, outcome in talk.done:
+        told.append(f"Before you were cut off you called {tool}, and it is done. It said: {outcome}")
     heard: list[tuple[str, str]] = []
     for before, line in zip((None, *talk.lines), talk.lines, strict=False):
         if line.role == "agent":

@@ -95,7 +95,9 @@ class Talk:
     """The line outlived a break while this reply was made or spoken: the last line may be the agent's, `interrupted`,
     with as much of this reply as was heard before. What is said now goes on from there."""
     doubtful: tuple[str, ...] = ()
-    """Tools that were called before a break and never told what came of it, by name: they may have done their work."""
+    """Tools that were called and never told what came of it, by name: they may have done their work."""
+    done: tuple[tuple[str, str], ...] = ()
+    """Tools that were called for a reply that was cut before it was made, each with what came of it."""
 
 
 # What the caller of the state machine must do.
@@ -109,7 +111,6 @@ class StartReply:
     lines: tuple[Line, ...]
     language: str
     resumed: bool = False
-    doubtful: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -348,7 +349,6 @@ class Conversation:
         self._hand_over_due: float | None = None
         self._handed_over = False
         self._has_ended = False
-        self._doubtful: tuple[str, ...] = ()
         self._replayed: list[str] = []
         self._replayed_until = now
         self._phrase_counts: dict[str, int] = {}
@@ -654,7 +654,6 @@ class Conversation:
         self._language = memory.language or self._language
         self._reprompts = memory.reprompts
         self._lines = [Line(each.role, each.text, each.interrupted, each.keypad) for each in memory.lines]
-        self._doubtful = memory.doubtful
         self._digits = memory.digits
         if self._digits:
             self._digits_due = self._now + self._limits.digits_within_s
@@ -791,8 +790,7 @@ class Conversation:
         self._reply = _Reply(self._turn, asked_at=self._asked_at, progress_at=self._now)
         if memory is not None and memory.opted_out:
             self._reply.ends = EndReason.OPTED_OUT
-        resumed = memory is not None
-        self._effects.append(StartReply(self._turn, self.lines(), self._language, resumed, self._doubtful))
+        self._effects.append(StartReply(self._turn, self.lines(), self._language, memory is not None))
 
     def _current(self, turn: int) -> _Reply | None:
         return self._reply if self._reply is not None and self._reply.turn == turn else None

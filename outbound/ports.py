@@ -165,7 +165,7 @@ class Ledger(Protocol):
         """Returns an id once the intent is in the store: only then may the tool run. Raises StoreUnavailable."""
 
     def done(self, intent: str, outcome: str) -> None:
-        """Notes what came of it, in a few words. What is never noted is in doubt after a break."""
+        """Notes what came of it, as the agent was told. What is never noted is in doubt after a break."""
 
 
 class Agent(Protocol):

@@ -83,6 +83,8 @@ class Memory:
     opted_out: bool = False
     doubtful: tuple[str, ...] = ()
     """Tools that were called and of which nobody knows what came of it."""
+    done: tuple[tuple[str, str], ...] = ()
+    """Tools that were called for a reply that was never made to its end, each with what came of it."""
     opened_at: datetime | None = None
     """When the talk began; None where no socket was ever introduced."""
     reopened_by_us: bool = False
@@ -153,7 +155,8 @@ def recall(entries: Iterable[Entry], greeting: str) -> Memory | None:
                 line.text, line.interrupted, line.played = data["text"], data["interrupted"], [data["text"]]
             case Kind.TURN:
                 memory.turn = max(memory.turn, data["turn"])
-                memory.is_unanswered = memory.is_unanswered and data["outcome"] not in ("finished", "failed")
+                if data["outcome"] in ("finished", "failed"):
+                    memory.is_unanswered, memory.done = False, ()
             case Kind.SILENCE:
                 memory.reprompts = data["count"]
             case Kind.ENDING:
@@ -163,7 +166,7 @@ def recall(entries: Iterable[Entry], greeting: str) -> Memory | None:
             case Kind.TOOL_CALLED:
                 intents[data["intent"]] = data["tool"]
             case Kind.TOOL_DONE:
-                intents.pop(data["intent"], None)
+                memory.done += ((intents.pop(data["intent"], ""), data["outcome"]),)
             case _:
                 pass
     if cut_at is not None and not is_played_reported:

@@ -144,6 +144,8 @@ class LiveCall:
         self._intended = 0
         self._intents: dict[str, str] = {}
         """Tools that were called and have not told what came of it; one that was cut off never will."""
+        self._doubtful = memory.doubtful if memory is not None else ()
+        self._done = memory.done if memory is not None else ()
         self._alarm: asyncio.TimerHandle | None = None
         self._alarm_at = float("inf")
 
@@ -236,7 +238,8 @@ class LiveCall:
             start.lines,
             start.language,
             start.resumed,
-            tuple(dict.fromkeys((*start.doubtful, *self._intents.values()))),
+            tuple(dict.fromkeys((*self._doubtful, *self._intents.values()))),
+            self._done,
         )
         try:
             async with aclosing(self._agent.reply(talk, _TurnLedger(self, start.turn))) as pieces:
@@ -272,6 +275,8 @@ class LiveCall:
         if note.kind is Kind.OPTED_OUT and not self.opted_out:
             self.opted_out = True
             self._tasks.create_task(self._keep_opt_out(), name="keep-opt-out")
+        if note.kind is Kind.TURN and note.data["outcome"] in ("finished", "failed"):
+            self._done = ()  # The talk itself tells of it now.
         self._write_down(note.kind, note.data)
 
     def _write_down(self, kind: Kind, data: Mapping[str, Any]) -> None:
@@ -295,7 +300,7 @@ class LiveCall:
 
     def done(self, intent: str, outcome: str) -> None:
         """Writes down what came of it."""
-        self._intents.pop(intent, None)
+        self._done += ((self._intents.pop(intent), outcome),)
         self._write_down(Kind.TOOL_DONE, {"intent": intent, "outcome": outcome})
 
     def note_closed(self) -> None:

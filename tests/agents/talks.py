@@ -23,13 +23,14 @@ def talk(
     variables: Mapping[str, str] | None = None,
     resumed: bool = False,
     doubtful: tuple[str, ...] = (),
+    done: tuple[tuple[str, str], ...] = (),
 ) -> Talk:
     """A talk of these lines; a bare string is the callee's. It opens with the greeting, or a line of the agent."""
     given = [callee(line) if isinstance(line, str) else line for line in lines]
     if not given or given[0].role != "agent":
         given.insert(0, agent(GREETING))
     about = VARIABLES if variables is None else variables
-    return Talk(SessionId("session"), GREETING, dict(about), tuple(given), language, resumed, doubtful)
+    return Talk(SessionId("session"), GREETING, dict(about), tuple(given), language, resumed, doubtful, done)
 
 
 def words(pieces: list[Piece]) -> str:

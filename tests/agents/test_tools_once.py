@@ -56,7 +56,7 @@ async def test_an_intent_is_written_before_a_tool_runs_and_the_outcome_after_it(
     server.behave(BOOK, SAY_SO)
     async with a_model(server, world.book) as model:
         assert words(await reply(model, "book it", ledger=world)) == "I see."
-    assert world.events == ['intended book {"day": "Monday"}', "booked Monday", "intent of book: done"]
+    assert world.events == ['intended book {"day": "Monday"}', "booked Monday", "intent of book: it is booked"]
     assert await told(server) == ["it is booked"]
 
 
@@ -100,7 +100,7 @@ async def test_a_doubtful_tool_is_not_run_and_the_model_knows_why(server: OpenAI
         assert words(await reply(model, "did it work?", ledger=world, resumed=True, doubtful=("book",))) == "I see."
     assert world.events == []
     [system] = (await server.request(0)).said("system")
-    assert "Before the line broke you called book; nobody knows whether it was done" in system
+    assert "Before you were cut off you called book; nobody knows whether it was done" in system
     [refusal] = await told(server)
     assert refusal.startswith("error: it was called before; nobody knows whether it was done")
 
@@ -193,7 +193,7 @@ async def test_a_tool_that_says_what_to_do_differently_may_be_called_so(server: 
         "intent of book: error: it was refused",
         'intended book {"day": "Monday"}',
         "booked Monday",
-        "intent of book: done",
+        "intent of book: it is booked",
     ]
     assert await told(server) == ["error: we are closed on Sundays"]
 
@@ -203,6 +203,26 @@ async def test_arguments_that_do_not_fit_are_no_intent(server: OpenAIServer) -> 
     server.behave(Behaviour(calls=[("book", {"when": 1})]), BOOK, SAY_SO)
     async with a_model(server, world.book) as model:
         await reply(model, "book it", ledger=world)
-    assert world.events == ['intended book {"day": "Monday"}', "booked Monday", "intent of book: done"]
+    assert world.events == ['intended book {"day": "Monday"}', "booked Monday", "intent of book: it is booked"]
     [refusal] = await told(server)
     assert "day" in refusal
+
+
+async def test_a_tool_that_has_done_its_work_for_the_reply_that_was_cut_is_not_run_again(server: OpenAIServer) -> None:
+    world = World()
+    server.behave(BOOK, SAY_SO)
+    async with a_model(server, world.book) as model:
+        done = (("book", "it is booked for Monday"),)
+        assert words(await reply(model, "book it", ledger=world, resumed=True, done=done)) == "I see."
+    assert world.events == []
+    assert await told(server) == ["it is booked for Monday"]
+    [system] = (await server.request(0)).said("system")
+    assert "you called book, and it is done. It said: it is booked for Monday" in system
+
+
+async def test_a_tool_may_be_called_again_for_another_reply(server: OpenAIServer) -> None:
+    world = World()
+    server.behave(BOOK, SAY_SO)
+    async with a_model(server, world.book) as model:
+        await reply(model, "book another", ledger=world, done=(("book", "it is booked for Tuesday"),))
+    assert world.events[1] == "booked Monday"

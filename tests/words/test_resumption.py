@@ -258,17 +258,27 @@ def test_the_longest_duration_counts_from_the_first_socket() -> None:
     assert ENGLISH.time_up in said(talk.history)
 
 
-def test_a_tool_without_a_result_is_in_doubt_for_the_rest_of_the_talk() -> None:
+def test_what_tools_have_done_for_an_unfinished_reply_is_remembered() -> None:
     talk = greeted()
     talk.prompt("Please book it.")
     talk.note(Kind.TOOL_CALLED, intent="1.1.1", tool="look_up", arguments={})
     talk.note(Kind.TOOL_DONE, intent="1.1.1", outcome="done")
     talk.note(Kind.TOOL_CALLED, intent="1.1.2", tool="book", arguments={})
-    talk = resumed(talk)
-    talk.answer("I do not know whether it is booked.")
-    talk.prompt("Then book it now.")
-    assert [reply.doubtful for reply in started(talk.history)] == [("book",), ("book",)]
-    assert [reply.resumed for reply in started(talk.history)] == [True, False]
+    memory = recall(talk.journal, GREETING)
+    assert memory is not None
+    assert memory.doubtful == ("book",)
+    assert memory.done == (("look_up", "done"),)
+
+
+def test_a_tool_whose_result_was_told_is_not_remembered_apart() -> None:
+    talk = greeted()
+    talk.prompt("Please book it.")
+    talk.note(Kind.TOOL_CALLED, intent="1.1.1", tool="book", arguments={})
+    talk.note(Kind.TOOL_DONE, intent="1.1.1", outcome="booked")
+    talk.answer("It is booked.")
+    memory = recall(talk.journal, GREETING)
+    assert memory is not None
+    assert (memory.doubtful, memory.done) == ((), ())
 
 
 # The carrier comes back by itself.
