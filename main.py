@@ -3,19 +3,15 @@
 import argparse
 import asyncio
 import gc
-import multiprocessing
 import os
 import secrets
 import signal
 import socket
 import sys
-import time
 from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager, suppress
 from datetime import UTC, datetime, timedelta
 from functools import partial
-from multiprocessing import resource_tracker
-from multiprocessing.connection import Connection
 from typing import Any
 
 import structlog
@@ -39,16 +35,13 @@ from outbound.web.health import Readiness
 from outbound.web.hooks import links_for
 from outbound.web.house import House
 from outbound.web.security import Gatekeeper
+from outbound.workers import Supervisor, WorkersLine, listening
 
 # Not by __name__, which is another one in each kind of process.
 log = structlog.get_logger("main")
 
 FRAME_LIMIT = 256 * 1024
 """Bytes of one relay frame: room for 20,000 characters however they are escaped."""
-BACKLOG = 2048
-"""How many connections may wait while no worker takes them; the system may allow fewer."""
-SHORT_LIFE_S = 10.0
-LONGEST_PAUSE_S = 30.0
 STOPS_WITHIN_S = 20.0
 """How long a worker may take after DRAIN_TIMEOUT to hand its calls over and to close."""
 TRANSPORT: Mapping[str, Any] = {
@@ -253,14 +246,6 @@ def _now() -> datetime:
     return datetime.now(UTC)
 
 
-type WorkersLine = Connection[ProcessId, frozenset[ProcessId]]
-"""A worker's end of the line to its supervisor.
-
-It says once who it is, when it takes connections. It is told when the supervisor stops, with all workers there have
-been; told again, it waits for nobody. The line ends with the supervisor.
-"""
-
-
 class _Server(uvicorn.Server):
     """A server that is stopped by a signal and returns, so that the house is closed behind it.
 
@@ -329,8 +314,8 @@ class _Server(uvicorn.Server):
             async with asyncio.timeout(self._drain_within_s):
                 await house.live.all_over()
         # The carrier asks what to do with a call that is let go of: it must not be this process that it asks.
-        for listening in self.servers:
-            listening.close()
+        for each in self.servers:
+            each.close()
         if house.live.by_session:
             await house.live.release(to_successor=await self._has_successor())
         self.should_exit = True
@@ -381,151 +366,10 @@ def _work(settings: Settings, listeners: list[socket.socket], line: WorkersLine)
     sys.exit(_run(settings, listeners, line))
 
 
-class _Worker:
-    """A process that serves on its supervisor's sockets."""
-
-    def __init__(self, settings: Settings, listeners: list[socket.socket]) -> None:
-        self._line: Connection[frozenset[ProcessId], ProcessId]
-        self._line, theirs = multiprocessing.Pipe()
-        self.process = multiprocessing.get_context("spawn").Process(
-            target=_work, args=(settings, listeners, theirs), daemon=True
-        )
-        # Ctrl-C in a terminal reaches every process; only the supervisor is to hear it. A worker keeps what is blocked
-        # when it is made. The tracker is a process that multiprocessing makes with the first, and then unblocks.
-        resource_tracker.ensure_running()
-        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-        try:
-            self.process.start()
-        finally:
-            signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
-        theirs.close()
-        self._is_open = False
-
-    async def opened(self) -> ProcessId | None:
-        """Returns who it is when it takes connections; None where it ended before."""
-        await _readable(self._line.fileno())
-        try:
-            process = self._line.recv()
-        except (EOFError, OSError):
-            return None
-        self._is_open = True
-        return process
-
-    async def ended(self) -> int:
-        """Returns its exit code, below zero for the signal that killed it."""
-        await _readable(self.process.sentinel)
-        self.process.join()
-        self._line.close()
-        return self.process.exitcode or 0
-
-    def stop(self, with_it: frozenset[ProcessId]) -> None:
-        if not self._is_open:
-            self.process.terminate()
-        with suppress(OSError):  # It has just ended.
-            self._line.send(with_it)
-
-
-class _Supervisor:
-    """Keeps workers alive on one port: whichever ends is replaced, and who comes meanwhile waits."""
-
-    def __init__(self, settings: Settings, listeners: list[socket.socket]) -> None:
-        self._settings = settings
-        self._listeners = listeners
-        self._workers: set[_Worker] = set()
-        self._known: set[ProcessId] = set()
-        self._one_has_opened = asyncio.Event()
-        self._stopping = asyncio.Event()
-        self._exit_code = 0
-
-    async def run(self, workers: int) -> int:
-        """Returns the exit code when a signal has stopped it and every worker has ended.
-
-        It is the first worker's where that one cannot start: its log has said why.
-        """
-        for name in (signal.SIGINT, signal.SIGTERM):
-            asyncio.get_running_loop().add_signal_handler(name, self._stop)
-        late = asyncio.create_task(self._kill_the_late(), name="kill-late-workers")
-        async with asyncio.TaskGroup() as places:
-            places.create_task(self._keep(), name="worker-1")
-            # What keeps one worker from opening keeps all of them, and is told once.
-            await self._one_has_opened.wait()
-            for number in range(2, workers + 1):
-                places.create_task(self._keep(), name=f"worker-{number}")
-        await _cancelled(late)
-        return self._exit_code
-
-    async def _keep(self) -> None:
-        pause_s = 0.0
-        while not self._stopping.is_set():
-            worker = _Worker(self._settings, self._listeners)
-            self._workers.add(worker)
-            began = time.monotonic()
-            process = await worker.opened()
-            if process is not None:
-                self._known.add(process)
-                self._one_has_opened.set()
-            exit_code = await worker.ended()
-            self._workers.remove(worker)
-            if self._stopping.is_set():
-                return
-            if exit_code > 0 and not self._one_has_opened.is_set():
-                self._exit_code = exit_code
-                self._stop()
-                return
-            # One that somebody stops or kills is not to blame, and calls wait for the next.
-            failed_soon = time.monotonic() - began < SHORT_LIFE_S and exit_code not in (0, -signal.SIGKILL)
-            pause_s = min(2 * pause_s + 1, LONGEST_PAUSE_S) if process is None or failed_soon else 0.0
-            log.warning(
-                "worker ended, the next one begins", worker=worker.process.pid, exit_code=exit_code, pause_s=pause_s
-            )
-            with suppress(TimeoutError):
-                async with asyncio.timeout(pause_s):
-                    await self._stopping.wait()
-
-    def _stop(self) -> None:
-        self._stopping.set()
-        self._one_has_opened.set()
-        # With the last worker that listens, the port is given up: who comes then is refused, and asks elsewhere.
-        for listener in self._listeners:
-            listener.close()
-        for worker in self._workers:
-            worker.stop(frozenset(self._known))
-
-    async def _kill_the_late(self) -> None:
-        await self._stopping.wait()
-        await asyncio.sleep(self._settings.drain_timeout + STOPS_WITHIN_S)
-        for worker in self._workers:
-            log.error("worker does not stop, killed", worker=worker.process.pid)
-            worker.process.kill()
-
-
-async def _readable(file: int) -> None:
-    """Returns when the file can be read from, or its other end is gone."""
-    loop = asyncio.get_running_loop()
-    readable = asyncio.Event()
-    loop.add_reader(file, readable.set)
-    try:
-        await readable.wait()
-    finally:
-        loop.remove_reader(file)
-
-
-async def _listen(settings: Settings) -> list[socket.socket]:
-    """Sockets that listen where the settings say. Raises OSError."""
-    server = await asyncio.get_running_loop().create_server(
-        asyncio.Protocol, settings.host, settings.port, start_serving=False
-    )
-    listeners = [listener.dup() for listener in server.sockets]
-    server.close()
-    for listener in listeners:
-        listener.listen(BACKLOG)
-    return listeners
-
-
 async def _supervise(settings: Settings, workers: int) -> int:
     async with AsyncExitStack() as stack:
         try:
-            listeners = await _listen(settings)
+            listeners = await listening(settings.host, settings.port)
         except OSError as error:
             log.error("cannot start", reason=str(error))
             return 2
@@ -543,7 +387,8 @@ async def _supervise(settings: Settings, workers: int) -> int:
                     "server_base_url": _address_on_this_machine(settings),
                 }
             )
-        return await _Supervisor(settings, listeners).run(workers)
+        stop_within_s = settings.drain_timeout + STOPS_WITHIN_S
+        return await Supervisor(partial(_work, settings), listeners, stop_within_s=stop_within_s).run(workers)
 
 
 def main() -> int:

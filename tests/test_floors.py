@@ -25,7 +25,16 @@ FLOORS: list[set[str]] = [
     },
     {"outbound.ports"},
     {"outbound.session", "outbound.dialer"},
-    {"agents", "config", "outbound.web", "outbound.carriers", "outbound.store", "outbound.simulator", "outbound.logs"},
+    {
+        "agents",
+        "config",
+        "outbound.web",
+        "outbound.carriers",
+        "outbound.store",
+        "outbound.simulator",
+        "outbound.logs",
+        "outbound.workers",
+    },
     {"main"},
 ]
 """From the ground up: words, questions, deeds, edges, doors."""
