@@ -208,13 +208,10 @@ class Playback:
         return self._settle(done)
 
     def hung_up(self, now: float) -> list[Utterance]:
-        """The line is dead. What no report covers is cut where an ordinary voice would have got to.
-
-        With a carrier that reports nothing at all, there is nothing to doubt a closed utterance by: it was heard.
-        """
+        """The line is dead. What no report covers is cut where an ordinary voice would have got to."""
         if not self._reports_played and self._pending:
             self._estimate_position(now)
-        return [*self.assume_heard(), *self._close_all()]
+        return self._close_all()
 
     def expected_end(self, now: float) -> float:
         """When everything pending will have been heard, at an ordinary pace; `now` if nothing is pending.

@@ -517,12 +517,12 @@ def test_what_was_heard_at_a_hang_up_is_estimated_from_the_time_that_passed() ->
     assert heard(playback.hung_up(after("I am calling abou"))) == [("I am calling", True)]
 
 
-def test_a_carrier_that_reports_nothing_leaves_no_doubt_about_a_closed_utterance() -> None:
+def test_where_a_carrier_reports_nothing_the_clock_tells_how_far_a_dead_line_was_heard() -> None:
     playback = Playback()
     speak(playback, "I am calling about your appointment.")
     utterance = playback.begin(2)
     playback.send(utterance, "On Monday.", 0.0)
-    assert heard(playback.hung_up(1.0)) == [("I am calling about your appointment.", False), ("", True)]
+    assert heard(playback.hung_up(1.0)) == [("I am", True), ("", True)]
 
 
 def test_a_hang_up_before_the_first_sound_leaves_nothing_heard() -> None:
