@@ -236,8 +236,10 @@ async def _use(turn: Turn, name: str, arguments: Mapping[str, Any]) -> Any:
         return f"error: there is no tool {name!r}; there are {', '.join(brain.tools)}"
     if name in turn["doubtful"]:
         return f"error: it was called before; {IN_DOUBT}"
-    if turn["talk"].resumed and (known := dict(turn["talk"].done).get(name)) is not None:
-        return known  # It was done for this very reply, before the line broke.
+    if turn["talk"].resumed:
+        for deed in turn["talk"].done:
+            if (deed.tool, deed.arguments) == (name, arguments):
+                return deed.outcome  # It was done for this very reply, before the line broke.
     tool, intent = brain.tools[name], None
     try:
         tool.get_input_schema()(**arguments)
@@ -252,8 +254,9 @@ async def _use(turn: Turn, name: str, arguments: Mapping[str, Any]) -> Any:
             return "error: it was not done, because it could not be written down first; say that it was not done"
     result, outcome = await _run(tool, arguments, within)
     if intent is not None:
-        ledger.done(intent, outcome)
-        if outcome in (TOO_LONG, FAILED):
+        in_doubt = outcome in (TOO_LONG, FAILED)
+        ledger.done(intent, outcome, in_doubt=in_doubt)
+        if in_doubt:
             turn["doubtful"].add(name)
             return f"{outcome}; {IN_DOUBT}"
     return result
@@ -295,8 +298,8 @@ def history(talk: Talk, instructions: str) -> list[BaseMessage]:
         told.append(f"The call opens with these words of yours: {talk.greeting}")
     if talk.doubtful:
         told.append(f"Before you were cut off you called {', '.join(talk.doubtful)}; {IN_DOUBT}.")
-    for tool, outcome in talk.done:
-        told.append(f"Before you were cut off you called {tool}, and it is done. It said: {outcome}")
+    for deed in talk.done:
+        told.append(f"Before you were cut off you called {deed.tool} with {deed.arguments}. It said: {deed.outcome}")
     heard: list[tuple[str, str]] = []
     for before, line in zip((None, *talk.lines), talk.lines, strict=False):
         if line.role == "agent":
@@ -330,7 +333,7 @@ class NoLedger:
         """Lets the tool run at once."""
         return tool
 
-    def done(self, intent: str, outcome: str) -> None:
+    def done(self, intent: str, outcome: str, *, in_doubt: bool = False) -> None:
         """Forgets it."""
 
 

@@ -208,7 +208,7 @@ class Kind(StrEnum):
     TOOL_CALLED = "tool_called"
     """`intent`, `tool`, `arguments`: written before the tool runs, so that it never runs twice."""
     TOOL_DONE = "tool_done"
-    """`intent`, `outcome`."""
+    """`intent`, `outcome` (none where the tool was not called after all), `in_doubt`: whether it may have acted."""
 
 
 @dataclass(frozen=True, slots=True)

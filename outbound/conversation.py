@@ -12,7 +12,7 @@ from typing import Any, TypeGuard, assert_never
 
 from outbound.calls import CallSid, EndReason, Kind, SessionId
 from outbound.heard import Playback, Utterance
-from outbound.recall import Memory
+from outbound.recall import Deed, Memory
 from outbound.relay import (
     Dtmf,
     End,
@@ -96,8 +96,8 @@ class Talk:
     with as much of this reply as was heard before. What is said now goes on from there."""
     doubtful: tuple[str, ...] = ()
     """Tools that were called and never told what came of it, by name: they may have done their work."""
-    done: tuple[tuple[str, str], ...] = ()
-    """Tools that were called for a reply that was cut before it was made, each with what came of it."""
+    done: tuple[Deed, ...] = ()
+    """What tools have done for a reply that was cut before it was made."""
 
 
 # What the caller of the state machine must do.
@@ -412,13 +412,16 @@ class Conversation:
                 assert_never(message)
         return self._drain()
 
-    def hang_up(self, now: float) -> list[Effect]:
-        """The socket is gone, whoever closed it: settles what was heard. Nothing may be sent any more."""
+    def hang_up(self, now: float, *, is_lost: bool = False) -> list[Effect]:
+        """The socket is gone, whoever closed it: settles what was heard. Nothing may be sent any more.
+
+        `is_lost`: only the socket, and not the call. Keys that are being pressed are left to the next one.
+        """
         self._now = now
         self._leave("hung_up")
         self._let_go_due = None
         self._settled(self._playback.hung_up(now))
-        if self._digits:
+        if self._digits and not is_lost:
             self._on_digits_complete()
         return self._drain()
 
@@ -654,6 +657,7 @@ class Conversation:
         self._language = memory.language or self._language
         self._reprompts = memory.reprompts
         self._lines = [Line(each.role, each.text, each.interrupted, each.keypad) for each in memory.lines]
+        self._warned = self._opened_at + self._limits.max_duration_s - self._limits.warn_before_end_s <= self._now
         self._digits = memory.digits
         if self._digits:
             self._digits_due = self._now + self._limits.digits_within_s
@@ -967,7 +971,8 @@ class Conversation:
         self._effects.append(Note(kind, data))
 
     def _drain(self) -> list[Effect]:
-        is_quiet = self._reply is None and not self._playback.pending and self._callee_speaking_since is None
+        is_quiet = self._reply is None and not self._playback.pending and not self._digits
+        is_quiet = is_quiet and self._callee_speaking_since is None
         if self._hand_over_due is not None and self._phase is _Phase.TALKING and is_quiet and self._ending is None:
             self._part()
         effects, self._effects = self._effects, []

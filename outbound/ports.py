@@ -164,8 +164,8 @@ class Ledger(Protocol):
     async def intend(self, tool: str, arguments: Mapping[str, object]) -> str:
         """Returns an id once the intent is in the store: only then may the tool run. Raises StoreUnavailable."""
 
-    def done(self, intent: str, outcome: str) -> None:
-        """Notes what came of it, as the agent was told. What is never noted is in doubt after a break."""
+    def done(self, intent: str, outcome: str, *, in_doubt: bool = False) -> None:
+        """Notes what came of it, as the agent was told. What is never noted is in doubt for the rest of the call."""
 
 
 class Agent(Protocol):

@@ -2,8 +2,9 @@
 
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
+from typing import Any
 
 from outbound.calls import EndReason, Entry, Kind
 from outbound.heard import CHARACTERS_PER_SECOND, FIRST_SOUND_AFTER_S, Playback, Utterance
@@ -11,6 +12,15 @@ from outbound.heard import CHARACTERS_PER_SECOND, FIRST_SOUND_AFTER_S, Playback,
 NOTICED_AFTER = timedelta(seconds=1.2)
 """How long after a socket broke the carrier tells us, as measured on live calls."""
 _CLAUSE = re.compile(r"[^.?!]+[.?!]*\s*")
+
+
+@dataclass(frozen=True, slots=True)
+class Deed:
+    """A tool that was called, and what came of it."""
+
+    tool: str
+    arguments: Any
+    outcome: str
 
 
 @dataclass(slots=True)
@@ -28,6 +38,8 @@ class Remembered:
     sent_at: datetime | None = None
     played: list[str] = field(default_factory=list)
     """The clauses that are known to have been heard."""
+    is_guess: bool = False
+    """What was heard was told by the clock: it may end within a clause."""
     given_up: bool = False
     """What was not heard of it is not wanted any more: the callee cut in, or said something else since."""
 
@@ -36,7 +48,10 @@ class Remembered:
         """What is still to be spoken, from the clause in which it was cut."""
         if self.role != "agent" or self.given_up or self.sent is None:
             return ""
-        return self.sent[self.heard_to() :].strip()
+        cut = self.heard_to()
+        if self.is_guess:
+            cut = max((clause.start() for clause in _CLAUSE.finditer(self.sent) if clause.start() <= cut), default=0)
+        return self.sent[cut:].strip()
 
     def as_utterance(self, line: int) -> Utterance:
         """The line as the carrier still plays it."""
@@ -83,8 +98,8 @@ class Memory:
     opted_out: bool = False
     doubtful: tuple[str, ...] = ()
     """Tools that were called and of which nobody knows what came of it."""
-    done: tuple[tuple[str, str], ...] = ()
-    """Tools that were called for a reply that was never made to its end, each with what came of it."""
+    done: tuple[Deed, ...] = ()
+    """What tools have done for a reply that was never made to its end."""
     opened_at: datetime | None = None
     """When the talk began; None where no socket was ever introduced."""
     reopened_by_us: bool = False
@@ -107,7 +122,7 @@ class Memory:
 def recall(entries: Iterable[Entry], greeting: str) -> Memory | None:
     """Reads a call's journal, oldest first; None where nothing has happened yet that a new socket has to know."""
     memory = Memory()
-    intents: dict[str, str] = {}
+    intents: dict[str, Deed] = {}
     cut_at: datetime | None = None
     is_played_reported = False
     is_resumed = False
@@ -133,26 +148,30 @@ def recall(entries: Iterable[Entry], greeting: str) -> Memory | None:
             case Kind.CALLEE_KEY:
                 memory.digits += "" if data["digit"] == "#" and memory.digits else data["digit"]
             case Kind.INTERRUPTED:
-                _give_up(memory)
+                _give_up(memory.lines)
                 memory.is_unanswered = False  # They are about to say something else.
             case Kind.AGENT_BEGAN:
                 _line(memory, data["line"])
                 memory.turn = max(memory.turn, data["turn"] or 0)
             case Kind.AGENT_SENT:
-                if is_resumed:
-                    _give_up(memory)  # This line says what was left unheard of the others.
-                    is_resumed = False
                 line = _line(memory, data["line"])
-                line.sent, line.sent_at, line.given_up = data["text"], entry.at, False
+                if is_resumed:
+                    _give_up(each for each in memory.lines if each is not line)  # This one says what they left unheard.
+                    is_resumed = False
+                line.sent, line.sent_at = data["text"], entry.at
             case Kind.AGENT_PLAYED:
                 is_played_reported = True
                 if data["line"]:
                     line = _line(memory, data["line"])
+                    _give_up(memory.lines[: data["line"] - 1])
                     line.played.append(data["text"])
                     line.text, line.interrupted = " ".join(map(str.strip, line.played)), True
             case Kind.AGENT_SAID:
                 line = _line(memory, data["line"])
+                line.is_guess = not is_played_reported
                 line.text, line.interrupted, line.played = data["text"], data["interrupted"], [data["text"]]
+                if line.text:
+                    _give_up(memory.lines[: data["line"] - 1])
             case Kind.TURN:
                 memory.turn = max(memory.turn, data["turn"])
                 if data["outcome"] in ("finished", "failed"):
@@ -164,16 +183,20 @@ def recall(entries: Iterable[Entry], greeting: str) -> Memory | None:
             case Kind.OPTED_OUT:
                 memory.opted_out = True
             case Kind.TOOL_CALLED:
-                intents[data["intent"]] = data["tool"]
+                intents[data["intent"]] = Deed(data["tool"], data["arguments"], "")
             case Kind.TOOL_DONE:
-                memory.done += ((intents.pop(data["intent"], ""), data["outcome"]),)
+                deed = intents.get(data["intent"])
+                if deed is not None and not data["in_doubt"]:
+                    del intents[data["intent"]]
+                    if data["outcome"] is not None:
+                        memory.done += (replace(deed, outcome=data["outcome"]),)
             case _:
                 pass
     if cut_at is not None and not is_played_reported:
         for line in memory.lines:
             if not line.given_up and not line.text:
                 line.guess(cut_at)
-    memory.doubtful = tuple(dict.fromkeys(intents.values()))
+    memory.doubtful = tuple(dict.fromkeys(deed.tool for deed in intents.values()))
     if memory.opened_at is None:
         if not memory.reopened_by_us:
             return None
@@ -190,7 +213,7 @@ def _line(memory: Memory, number: int, role: str = "agent") -> Remembered:
 
 def _hear(memory: Memory, number: int, heard: Remembered) -> None:
     """The callee has said something: whatever the agent was about to say before is answered by it."""
-    _give_up(memory)
+    _give_up(memory.lines)
     _line(memory, number)
     memory.lines[number - 1] = heard
     memory.is_unanswered = True
@@ -198,6 +221,6 @@ def _hear(memory: Memory, number: int, heard: Remembered) -> None:
     memory.ending = None
 
 
-def _give_up(memory: Memory) -> None:
-    for line in memory.lines:
+def _give_up(lines: Iterable[Remembered]) -> None:
+    for line in lines:
         line.given_up = True

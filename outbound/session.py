@@ -28,7 +28,7 @@ from outbound.conversation import (
     Talk,
 )
 from outbound.ports import BEAT_EVERY, Agent, CallNotFound, Journal, Socket, SocketClosed, Store, StoreUnavailable
-from outbound.recall import Memory, recall
+from outbound.recall import Deed, Memory, recall
 
 log = structlog.get_logger(__name__)
 
@@ -116,7 +116,7 @@ class LiveCall:
     ) -> None:
         self.call = call
         self.opened_at = clock()
-        self.opted_out = False
+        self.opted_out = memory is not None and memory.opted_out
         self.close_code = 1006
         self.superseded = False
         self.over = asyncio.Event()
@@ -142,7 +142,7 @@ class LiveCall:
         self._listening = asyncio.timeout(None)
         self._speaker: asyncio.Task[None] | None = None
         self._intended = 0
-        self._intents: dict[str, str] = {}
+        self._intents: dict[str, Deed] = {}
         """Tools that were called and have not told what came of it; one that was cut off never will."""
         self._doubtful = memory.doubtful if memory is not None else ()
         self._done = memory.done if memory is not None else ()
@@ -168,7 +168,8 @@ class LiveCall:
         if not self.superseded:
             self.superseded = True
             self._outbox.put(Close(1000, "another socket has the call"))
-            self._listening.reschedule(asyncio.get_running_loop().time() + _GIVE_WAY_WITHIN_S)
+            with suppress(RuntimeError):  # It has stopped listening and is on its way out.
+                self._listening.reschedule(asyncio.get_running_loop().time() + _GIVE_WAY_WITHIN_S)
 
     def release(self, *, to_successor: bool) -> None:
         """Ends the session at the end of the sentence, for another process to go on, or the call with a goodbye."""
@@ -185,7 +186,8 @@ class LiveCall:
                 with suppress(TimeoutError):  # The writer has given the peer up.
                     async with self._listening:
                         self.close_code = await self._read(socket)
-                self._perform(self._conversation.hang_up(self._time()))
+                is_lost = self.close_code != 1000 or self._conversation.is_handed_over
+                self._perform(self._conversation.hang_up(self._time(), is_lost=is_lost))
                 writer.cancel()
         finally:
             if self._alarm is not None:
@@ -238,7 +240,7 @@ class LiveCall:
             start.lines,
             start.language,
             start.resumed,
-            tuple(dict.fromkeys((*self._doubtful, *self._intents.values()))),
+            tuple(dict.fromkeys((*self._doubtful, *(deed.tool for deed in self._intents.values())))),
             self._done,
         )
         try:
@@ -287,21 +289,27 @@ class LiveCall:
         """Writes down that a tool is about to run. Raises StoreUnavailable where a newer socket has the call."""
         self._intended += 1
         intent = f"{self.call.epoch}.{turn}.{self._intended}"
-        self._intents[intent] = tool
         try:
             kept: object = json.loads(json.dumps(arguments, allow_nan=False, default=repr))
         except ValueError:
             kept = repr(arguments)  # What JSON cannot say is kept as well as it can be: an intent must not get lost.
+        self._intents[intent] = Deed(tool, kept, "")
         self._write_down(Kind.TOOL_CALLED, {"intent": intent, "tool": tool, "arguments": kept})
-        await self._journal.flush()
-        if self.superseded:
-            raise StoreUnavailable("another socket has the call")
+        try:
+            await self._journal.flush()
+            if self.superseded:
+                raise StoreUnavailable("another socket has the call")
+        except BaseException:
+            del self._intents[intent]
+            self._write_down(Kind.TOOL_DONE, {"intent": intent, "outcome": None, "in_doubt": False})
+            raise
         return intent
 
-    def done(self, intent: str, outcome: str) -> None:
+    def done(self, intent: str, outcome: str, *, in_doubt: bool) -> None:
         """Writes down what came of it."""
-        self._done += ((self._intents.pop(intent), outcome),)
-        self._write_down(Kind.TOOL_DONE, {"intent": intent, "outcome": outcome})
+        self._write_down(Kind.TOOL_DONE, {"intent": intent, "outcome": outcome, "in_doubt": in_doubt})
+        if not in_doubt:
+            self._done += (replace(self._intents.pop(intent), outcome=outcome),)
 
     def note_closed(self) -> None:
         self._write_down(Kind.RELAY_CLOSED, {"code": self.close_code})
@@ -335,8 +343,8 @@ class _TurnLedger:
     async def intend(self, tool: str, arguments: Mapping[str, object]) -> str:
         return await self._live.intend(self._turn, tool, arguments)
 
-    def done(self, intent: str, outcome: str) -> None:
-        self._live.done(intent, outcome)
+    def done(self, intent: str, outcome: str, *, in_doubt: bool = False) -> None:
+        self._live.done(intent, outcome, in_doubt=in_doubt)
 
 
 class LiveCalls:
@@ -363,6 +371,9 @@ class LiveCalls:
         self._frames_per_second = frames_per_second
         self._clock = clock
         self._live: dict[SessionId, LiveCall] = {}
+        self._is_leaving = False
+        self._is_leaving_to: bool | None = None
+        """Whether what is released has a successor; None while nothing is."""
         self._doubted: set[SessionId] = set()
         self._doubt = asyncio.Event()
         self._none_live = asyncio.Event()
@@ -403,11 +414,14 @@ class LiveCalls:
         """Talks on the accepted socket of a call from `take` until it closes, then writes down what became of it."""
         session_id = call.session_id
         # Two sockets that opened at once were told apart by their epochs: the older one never begins.
+        entries = await self._store.journal(session_id)
         while (older := self._live.get(session_id)) is not None:
             if older.call.epoch > call.epoch:
                 return await socket.close(1000, "another socket has the call")
             older.give_way()
             await older.over.wait()
+            entries = await self._store.journal(session_id)
+        # From here to where it is known as live nothing waits: a third socket would slip in between.
         live = LiveCall(
             call,
             agent=self._agent,
@@ -417,25 +431,31 @@ class LiveCalls:
             frames_per_second=self._frames_per_second,
             clock=self._clock,
             keep_opt_out=partial(self._keep_opt_out, session_id),
-            memory=recall(await self._store.journal(session_id), call.greeting),
+            memory=recall(entries, call.greeting),
         )
         self._live[session_id] = live
         self._none_live.clear()
+        if self._is_leaving_to is not None:
+            live.release(to_successor=self._is_leaving_to)
         log.info("talk begins", epoch=call.epoch)
         try:
             await live.run(socket)
         finally:
-            await asyncio.shield(self._keep(live))
-            if self._live.get(session_id) is live:
-                del self._live[session_id]
-            live.over.set()
-            if not self._live:
-                self._none_live.set()
-            log.info("talk is over", reason=live.end_reason, turns=live.turns, close_code=live.close_code)
+            try:
+                await asyncio.shield(self._keep(live))
+            except StoreUnavailable as error:
+                log.error("the end of a talk could not be written down", reason=str(error))
+            finally:
+                if self._live.get(session_id) is live:
+                    del self._live[session_id]
+                live.over.set()
+                if not self._live:
+                    self._none_live.set()
+                log.info("talk is over", reason=live.end_reason, turns=live.turns, close_code=live.close_code)
 
     async def keep_beating(self) -> None:
-        """Tells the other processes that this one lives, until it is cancelled."""
-        while True:
+        """Tells the other processes that this one lives, until it is cancelled or about to leave."""
+        while not self._is_leaving:
             try:
                 await self._store.beat(self._process, self._clock())
             except StoreUnavailable as error:
@@ -446,6 +466,12 @@ class LiveCalls:
         """The store takes nothing of this call any more: a newer socket has it."""
         if (live := self._live.get(session_id)) is not None:
             live.give_way()
+
+    async def leave(self) -> None:
+        """Tells the other processes not to count on this one: it is being stopped."""
+        self._is_leaving = True
+        with suppress(StoreUnavailable):
+            await self._store.retire(self._process)
 
     def written_elsewhere(self, session_id: SessionId) -> None:
         """Another process has written about this call: perhaps it has taken it."""
@@ -470,6 +496,7 @@ class LiveCalls:
         """Lets go of every call: each at the end of its sentence, to whoever answers the carrier next, or with a
         goodbye where nobody will. Returns when all sockets are closed, within seconds.
         """
+        self._is_leaving_to = to_successor
         for live in list(self._live.values()):
             live.release(to_successor=to_successor)
         with suppress(TimeoutError):
@@ -478,6 +505,8 @@ class LiveCalls:
 
     async def _keep(self, live: LiveCall) -> None:
         if live.superseded:
+            if live.opted_out:
+                await self._keep_opt_out(live.call.session_id)
             return
         live.note_closed()
         reason = live.end_reason

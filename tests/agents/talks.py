@@ -4,6 +4,7 @@ from collections.abc import Mapping
 
 from outbound.calls import SessionId
 from outbound.conversation import Line, Piece, Say, Talk
+from outbound.recall import Deed
 
 VARIABLES = {"agent_name": "Ana", "company": "Acme", "purpose": "your appointment on Monday"}
 GREETING = "Hello, this is Ana, an AI assistant from Acme. Is now a good time?"
@@ -23,7 +24,7 @@ def talk(
     variables: Mapping[str, str] | None = None,
     resumed: bool = False,
     doubtful: tuple[str, ...] = (),
-    done: tuple[tuple[str, str], ...] = (),
+    done: tuple[Deed, ...] = (),
 ) -> Talk:
     """A talk of these lines; a bare string is the callee's. It opens with the greeting, or a line of the agent."""
     given = [callee(line) if isinstance(line, str) else line for line in lines]

@@ -67,7 +67,9 @@ def test_words_that_got_no_answer_are_answered_as_usual(cut: tuple[Line, ...]) -
 
 def test_it_is_told_which_tools_may_have_done_their_work() -> None:
     told = str(history(talk("hello", doubtful=("book", "pay")), "")[0].content)
-    assert "Before you were cut off you called book, pay; nobody knows whether it was done: do not call it again" in told
+    assert (
+        "Before you were cut off you called book, pay; nobody knows whether it was done: do not call it again" in told
+    )
     assert "Before the line broke" not in str(history(talk("hello"), "")[0].content)
 
 

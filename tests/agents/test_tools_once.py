@@ -11,6 +11,7 @@ import pytest
 from agents import TOOLS, repeatable
 from outbound.conversation import EndCall, Filler
 from outbound.ports import StoreUnavailable
+from outbound.recall import Deed
 from tests.agents.models import a_model, reply
 from tests.agents.openai_server import Behaviour, OpenAIServer
 from tests.agents.talks import talk, words
@@ -31,8 +32,8 @@ class World:
         self.events.append(f"intended {tool} {json.dumps(arguments)}")
         return f"intent of {tool}"
 
-    def done(self, intent: str, outcome: str) -> None:
-        self.events.append(f"{intent}: {outcome}")
+    def done(self, intent: str, outcome: str, *, in_doubt: bool = False) -> None:
+        self.events.append(f"{intent}: {outcome}{' (in doubt)' * in_doubt}")
 
     async def book(self, day: str) -> str:
         """Book an appointment."""
@@ -149,7 +150,7 @@ async def test_a_tool_that_takes_too_long_may_have_acted_and_is_not_run_again(se
         await reply(model, "book it", ledger=world)
     assert world.events == [
         'intended book_for_ever {"day": "Monday"}',
-        "intent of book_for_ever: error: it took too long",
+        "intent of book_for_ever: error: it took too long (in doubt)",
     ]
     first, second = await told(server, 2)
     assert first.startswith("error: it took too long; nobody knows whether it was done")
@@ -171,7 +172,7 @@ async def test_a_tool_that_breaks_may_have_acted_and_is_not_run_again(server: Op
     assert world.events == [
         'intended book {"day": "Monday"}',
         "booked Monday",
-        "intent of book: error: it failed",
+        "intent of book: error: it failed (in doubt)",
     ]
     assert (await told(server))[0].startswith("error: it failed; nobody knows whether it was done")
 
@@ -212,17 +213,18 @@ async def test_a_tool_that_has_done_its_work_for_the_reply_that_was_cut_is_not_r
     world = World()
     server.behave(BOOK, SAY_SO)
     async with a_model(server, world.book) as model:
-        done = (("book", "it is booked for Monday"),)
+        done = (Deed("book", {"day": "Monday"}, "it is booked for Monday"),)
         assert words(await reply(model, "book it", ledger=world, resumed=True, done=done)) == "I see."
     assert world.events == []
     assert await told(server) == ["it is booked for Monday"]
     [system] = (await server.request(0)).said("system")
-    assert "you called book, and it is done. It said: it is booked for Monday" in system
+    assert "you called book with {'day': 'Monday'}. It said: it is booked for Monday" in system
 
 
-async def test_a_tool_may_be_called_again_for_another_reply(server: OpenAIServer) -> None:
+async def test_a_tool_may_be_called_with_other_arguments(server: OpenAIServer) -> None:
     world = World()
     server.behave(BOOK, SAY_SO)
     async with a_model(server, world.book) as model:
-        await reply(model, "book another", ledger=world, done=(("book", "it is booked for Tuesday"),))
+        deed = Deed("book", {"day": "Tuesday"}, "it is booked for Tuesday")
+        await reply(model, "and on Monday", ledger=world, resumed=True, done=(deed,))
     assert world.events[1] == "booked Monday"

@@ -6,8 +6,8 @@ import pytest
 
 from outbound.calls import EndReason, Kind, transcript
 from outbound.conversation import ENGLISH, SPANISH, EndCall, OptOut
-from outbound.recall import recall
-from tests.words.talk import GREETING, Talk, ended, handed_over, noted, said, started
+from outbound.recall import Deed, recall
+from tests.words.talk import GREETING, Talk, ended, fillers, handed_over, noted, said, started
 
 AGENDA = "First the date. Then the place. Then the price."
 LEAD_IN = ENGLISH.as_i_was_saying
@@ -39,7 +39,7 @@ def resumed(
 
 def socket_lost(talk: Talk) -> Talk:
     """The process lives and sees its socket go."""
-    talk.hang_up()
+    talk.keep(talk.conversation.hang_up(talk.now, is_lost=True))
     talk.note(Kind.RELAY_CLOSED, code=1006)
     return talk
 
@@ -177,6 +177,42 @@ def test_a_reply_that_was_being_made_is_made_again_with_what_was_heard_of_it(pro
     assert said(talk.history) == ""
 
 
+def test_a_filler_that_the_answer_displaced_is_not_said_again() -> None:
+    talk = greeted()
+    talk.prompt("What is it about?")
+    talk.wait(5)
+    assert fillers(talk.history) == [ENGLISH.one_moment[0]]
+    talk.answer("Your appointment.")
+    talk.heard_out("Your appointment.")
+    assert said(resumed(talk).history) == f"{ENGLISH.back_again}|"
+
+
+def test_a_reply_that_was_cut_while_it_was_made_does_not_come_back() -> None:
+    talk = greeted()
+    talk.prompt("What is it about?")
+    talk.say("First the date. ", "Then the place. ", "Then the")
+    talk.agent_speaks()
+    talk.played("First the date. ")
+    talk.interrupt("date.")
+    assert said(resumed(talk).history) == f"{ENGLISH.back_again}|"
+
+
+def test_where_the_clock_told_what_was_heard_it_goes_on_at_the_clause() -> None:
+    talk = Talk(greeting="")
+    talk.prompt("What is it about?")
+    talk.answer(AGENDA)
+    talk.now += 2.2
+    assert said(resumed(socket_lost(talk)).history) == f"{LEAD_IN} Then the place. Then the price.|"
+
+
+def test_that_the_time_is_nearly_up_is_not_said_twice() -> None:
+    talk = greeted(max_duration_s=100)
+    talk.now += 75
+    talk = resumed(talk, max_duration_s=100)
+    talk.heard_out(ENGLISH.back_again)
+    assert ENGLISH.time_nearly_up not in said(talk.wait(5))
+
+
 def test_a_failed_reply_is_not_asked_for_again() -> None:
     talk = greeted()
     talk.prompt("What is it about?")
@@ -201,10 +237,11 @@ def test_lines_and_turns_are_numbered_on() -> None:
     assert [data["turn"] for data in noted(talk.history, Kind.TURN)] == [2]
 
 
-def test_keys_that_were_pressed_are_not_asked_for_again() -> None:
+@pytest.mark.parametrize("process_lives", [True, False])
+def test_keys_that_were_pressed_are_not_asked_for_again(process_lives: bool) -> None:
     talk = greeted()
     talk.press("12")
-    talk = resumed(talk)
+    talk = resumed(socket_lost(talk) if process_lives else talk)
     assert started(talk.history) == []
     talk.press("3#")
     (reply,) = started(talk.history)
@@ -262,19 +299,23 @@ def test_what_tools_have_done_for_an_unfinished_reply_is_remembered() -> None:
     talk = greeted()
     talk.prompt("Please book it.")
     talk.note(Kind.TOOL_CALLED, intent="1.1.1", tool="look_up", arguments={})
-    talk.note(Kind.TOOL_DONE, intent="1.1.1", outcome="done")
+    talk.note(Kind.TOOL_DONE, intent="1.1.1", outcome="done", in_doubt=False)
     talk.note(Kind.TOOL_CALLED, intent="1.1.2", tool="book", arguments={})
+    talk.note(Kind.TOOL_CALLED, intent="1.1.3", tool="pay", arguments={})
+    talk.note(Kind.TOOL_DONE, intent="1.1.3", outcome="error: it took too long", in_doubt=True)
+    talk.note(Kind.TOOL_CALLED, intent="1.1.4", tool="tell", arguments={})
+    talk.note(Kind.TOOL_DONE, intent="1.1.4", outcome=None, in_doubt=False)
     memory = recall(talk.journal, GREETING)
     assert memory is not None
-    assert memory.doubtful == ("book",)
-    assert memory.done == (("look_up", "done"),)
+    assert memory.doubtful == ("book", "pay")
+    assert memory.done == (Deed("look_up", {}, "done"),)
 
 
 def test_a_tool_whose_result_was_told_is_not_remembered_apart() -> None:
     talk = greeted()
     talk.prompt("Please book it.")
     talk.note(Kind.TOOL_CALLED, intent="1.1.1", tool="book", arguments={})
-    talk.note(Kind.TOOL_DONE, intent="1.1.1", outcome="booked")
+    talk.note(Kind.TOOL_DONE, intent="1.1.1", outcome="booked", in_doubt=False)
     talk.answer("It is booked.")
     memory = recall(talk.journal, GREETING)
     assert memory is not None
@@ -349,6 +390,14 @@ def test_what_is_said_during_a_hand_over_is_answered_by_the_next_process() -> No
     assert started(talk.history) == []
     (reply,) = started(resumed(socket_lost(talk), cause="handed_over").history)
     assert reply.lines[-1].text == "And when?"
+
+
+def test_keys_that_are_being_pressed_are_waited_for_before_a_hand_over() -> None:
+    talk = greeted()
+    talk.press("12")
+    talk.keep(talk.conversation.hand_over(talk.now))
+    assert not handed_over(talk.history)
+    assert handed_over(talk.wait(5))
 
 
 def test_a_sentence_that_does_not_end_is_handed_over_within() -> None:
