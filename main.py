@@ -310,15 +310,29 @@ class _Server(uvicorn.Server):
         house = self._house
         house.readiness.draining = True
         log.info("stopping", live_calls=len(house.live.by_session))
+        await house.live.leave()
         with suppress(TimeoutError):
             async with asyncio.timeout(self._drain_within_s):
-                await house.live.all_over()
+                await self._all_over()
         # The carrier asks what to do with a call that is let go of: it must not be this process that it asks.
         for each in self.servers:
             each.close()
         if house.live.by_session:
             await house.live.release(to_successor=await self._has_successor())
         self.should_exit = True
+
+    async def _all_over(self) -> None:
+        """Returns when no call needs us: none is live, nor, where nobody else would answer it, ringing or between two
+        sockets.
+        """
+        while True:
+            await self._house.live.all_over()
+            try:
+                if await self._has_successor() or not await self._house.store.active():
+                    return
+            except StoreUnavailable:
+                return
+            await asyncio.sleep(0.2)
 
     async def _has_successor(self) -> bool:
         """Whether somebody answers when this process is gone: the worker that takes its place, or another process."""

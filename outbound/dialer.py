@@ -5,6 +5,7 @@ import secrets
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
+from weakref import WeakValueDictionary
 
 import structlog
 
@@ -34,6 +35,7 @@ ANSWER_LOST = "carrier_answer_lost"
 CARRIER_UNAVAILABLE = "carrier_unavailable"
 GATE = "refused_by_policy"
 
+_NEVER_PLACED = "the process that was placing the call died, and the carrier's list does not show the call"
 _CLOCK_SKEW = timedelta(seconds=5)
 """How far the carrier's clock may be behind ours when a lost call is looked for."""
 _YOUNG = timedelta(minutes=2)
@@ -95,6 +97,7 @@ class Dialer:
         self._apology = apology
         self._clock = clock
         self._adopting = asyncio.Lock()
+        self._resuming: WeakValueDictionary[SessionId, asyncio.Lock] = WeakValueDictionary()
 
     async def place(self, order: Order) -> Call:
         """Rings once for this order, however often it comes with the same idempotency key.
@@ -198,7 +201,9 @@ class Dialer:
         """
         call = await self.answered(session_id, call_sid)
         if call is None:
-            return self._carrier.farewell(self._apology)
+            over = await self._store.get(session_id)
+            is_lost = over.end_reason in (None, EndReason.RELAY_FAILED)
+            return self._carrier.farewell(self._apology if is_lost else None)
         if call.epoch == 0 and not await self._resumes(session_id):
             return self._carrier.answer(call, self._links(session_id))
         return await self._resumed(call, "", "broken")
@@ -213,6 +218,10 @@ class Dialer:
 
         The carrier may ask twice about one session: that is one attempt.
         """
+        async with self._resuming.setdefault(call.session_id, asyncio.Lock()):
+            return await self._resumed_in_turn(call, relay_session_id, cause)
+
+    async def _resumed_in_turn(self, call: Call, relay_session_id: str, cause: str) -> str:
         earlier = await self._resumes(call.session_id)
         if not any(entry.data["relay_session_id"] == relay_session_id != "" for entry in earlier):
             since = self._clock() - _RESUMES_COUNT_FOR
@@ -304,8 +313,10 @@ class Dialer:
         """Takes over what the carrier has of a call, which may be nothing."""
 
         def step(call: Call) -> Call:
+            if found is None and call.call_sid is None:
+                return call.failed_with(Failure(ANSWER_LOST, _NEVER_PLACED), Status.UNKNOWN, self._clock())
             if found is None:
-                return call.follow(Status.UNKNOWN if call.call_sid is None else Status.FAILED, self._clock())
+                return call.follow(Status.FAILED, self._clock())
             call = call.identified(found.call_sid).follow(found.status, self._clock())
             return replace(call, duration_s=found.duration_s) if call.duration_s is None else call
 

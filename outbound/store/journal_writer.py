@@ -17,7 +17,7 @@ from outbound.ports import CallNotFound, NotStorable, StoreUnavailable
 _log = structlog.get_logger(__name__)
 
 _BATCH_ROWS = 500
-_BATCH_AFTER_S = 0.1
+_BATCH_AFTER_S = 0.05
 _FIRST_RETRY_S = 0.1
 _LAST_RETRY_S = 5.0
 
@@ -26,7 +26,7 @@ _SAID_AGAIN = frozenset({Kind.CALLEE_PARTIAL, Kind.AGENT_PLAYED})
 
 
 class JournalWriter:
-    """Takes entries without waiting and appends them in order, at most 100 ms or 500 rows to a batch.
+    """Takes entries without waiting and appends them in order, at most 50 ms or 500 rows to a batch.
 
     `async with JournalWriter(store.append) as journal` owns the task; on exit it writes what is left, for at most
     `close_within`. A process that is killed loses what was written to it in the last moments, 200 ms at most while the

@@ -10,7 +10,7 @@ from starlette.requests import HTTPConnection
 from starlette.websockets import WebSocketDisconnect, WebSocketState
 
 from outbound.calls import CallSid, SessionId
-from outbound.ports import CallNotFound, Form, Links, SocketClosed
+from outbound.ports import CallNotFound, Form, Links, SocketClosed, StoreUnavailable
 from outbound.web.house import House
 from outbound.web.problems import Problem
 
@@ -124,12 +124,15 @@ async def voice_fallback(request: Request) -> Response:
     form = dict(await _genuine_form(request))
     house = _house(request)
     call_sid = CallSid(form.get("CallSid", ""))
-    session_id = await house.dialer.named(call_sid)
-    structlog.contextvars.bind_contextvars(session_id=session_id)
-    log.error("carrier used the fallback address", carrier_code=form.get("ErrorCode"))
-    if session_id is None:
-        return _markup(house.carrier.farewell(house.apology))
-    return _markup(await house.dialer.failed_over(session_id, call_sid))
+    try:
+        session_id = await house.dialer.named(call_sid)
+        structlog.contextvars.bind_contextvars(session_id=session_id)
+        log.error("carrier used the fallback address", carrier_code=form.get("ErrorCode"))
+        if session_id is not None:
+            return _markup(await house.dialer.failed_over(session_id, call_sid))
+    except StoreUnavailable as error:
+        log.error("call cannot be resumed", reason=str(error))
+    return _markup(house.carrier.farewell(house.apology))
 
 
 @router.websocket("/ws/{session_id}")

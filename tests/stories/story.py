@@ -56,10 +56,11 @@ async def told(running: Running, session_id: str) -> Story:
 
 
 def is_settled(record: dict[str, Any]) -> bool:
-    """Whether nothing more will be written: the status is final, and every socket has left its trace and reason."""
+    """Whether nothing more will be written: the status is final, and the last socket has left its trace and reason."""
     kinds = [entry["kind"] for entry in record["journal"]]
-    talked = kinds.count("relay_opened") > 0
-    closed = kinds.count("relay_closed") >= kinds.count("relay_opened")
+    sockets = [kind for kind in kinds if kind in ("relay_opened", "relay_closed")]
+    talked = bool(sockets)
+    closed = sockets[-1:] != ["relay_opened"]  # One that had to give way writes nothing more.
     is_over = record["ended_at"] is not None
     return is_over and closed and (record["end_reason"] is not None or not talked)
 

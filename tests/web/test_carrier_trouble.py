@@ -413,6 +413,21 @@ async def test_an_old_call_that_no_carrier_knows_is_settled_at_the_next_start(tm
         assert await active(house) == []
 
 
+async def test_who_repeats_a_request_that_died_before_the_ring_is_not_told_that_it_rings(tmp_path: Path) -> None:
+    async with running(tmp_path, ring_timeout=600) as house:
+        session_id = answer(await initiate(house.client, NEVER_ANSWERS, key="died"))["session_id"]
+    with closing(sqlite3.connect(tmp_path / "calls.db")) as database, database:
+        database.execute(
+            "UPDATE calls SET status = 'queued', call_sid = NULL, ended_at = NULL, end_reason = NULL,"
+            " created_at = strftime('%Y-%m-%d %H:%M:%f000', created_at, '-2 days')"
+        )
+    async with running(tmp_path) as house:
+        await until(house, session_id, lambda call: call["status"] == "unknown")
+        told = problem(await initiate(house.client, NEVER_ANSWERS, key="died"), 504, "carrier_answer_lost")
+        assert told["session_id"] == session_id
+        assert phone_rang(house, NEVER_ANSWERS) == 0
+
+
 async def test_no_problem_holds_a_number_of_a_person_or_a_secret(house: Running) -> None:
     for number in (*REFUSED, PREMIUM, IN_GERMANY):
         body = (await initiate(house.client, number)).json()
