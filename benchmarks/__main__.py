@@ -1,4 +1,4 @@
-"""`uv run python -m benchmarks [turns|memory|model ...] [--quick] [--json FILE]`: measures, and prints a table."""
+"""`uv run python -m benchmarks [turns|memory|model|resume ...] [--quick] [--json FILE]`: measures and prints."""
 
 import argparse
 import asyncio
@@ -16,10 +16,11 @@ import uvloop
 from benchmarks import table
 from benchmarks.parts import FULL, QUICK, Plan, model, scripted
 from benchmarks.processes import Cores, Failed
+from benchmarks.resume import takeovers
 from benchmarks.servers import starter
 from benchmarks.table import Row
 
-PARTS = ("turns", "memory", "model")
+PARTS = ("turns", "memory", "model", "resume")
 _BEGAN_AT = time.monotonic()
 
 
@@ -33,6 +34,8 @@ async def _measure(plan: Plan, parts: frozenset[str], cores: Cores) -> dict[str,
                 tables |= {"scripted agent": turns, "memory": memory}
             if "model" in parts:
                 tables["model path"] = await model(plan, start, _progress)
+            if "resume" in parts:
+                tables |= await takeovers(plan, cores, Path(directory), _progress)
     return {title: rows for title, rows in tables.items() if rows}
 
 
@@ -55,7 +58,7 @@ def _print(plan: Plan, cores: Cores, tables: dict[str, list[Row]]) -> None:
             print(line)
     print()
     print(f"Medians of {plan.rounds} rounds, product and floor in turn; ratio of the medians, and of single rounds.")
-    print("CPU is of the server's process alone. What is starved or worst is so over all rounds.")
+    print("CPU is of the server's process alone. What is starved or worst, and every gap, is so over all rounds.")
     print(f"{cores}.")
     print(", ".join(f"{name}: {value}" for name, value in table.machine().items()))
 

@@ -38,6 +38,9 @@ class Plan:
     warm_up_calls: int
     warm_up_s: float
     recorded_turns: int
+    takeover_calls: int
+    """On each worker."""
+    takeover_rounds: int
     deadline_s: float
 
 
@@ -61,6 +64,8 @@ FULL = Plan(
     warm_up_calls=50,
     warm_up_s=2,
     recorded_turns=16,
+    takeover_calls=40,
+    takeover_rounds=4,
     deadline_s=900,
 )
 QUICK = Plan(
@@ -74,7 +79,9 @@ QUICK = Plan(
     warm_up_calls=2,
     warm_up_s=0.05,
     recorded_turns=2,
-    deadline_s=90,
+    takeover_calls=2,
+    takeover_rounds=1,
+    deadline_s=180,
 )
 
 
