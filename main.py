@@ -92,7 +92,7 @@ async def open_house(settings: Settings, stack: AsyncExitStack) -> House:
     journal = await stack.enter_async_context(
         JournalWriter(
             database.append,
-            superseded=lambda session_id: live.superseded(session_id),
+            superseded=lambda session_id, epoch: live.superseded(session_id, epoch),
             grown=lambda session_ids: changes.grown(session_ids),
         )
     )

@@ -237,10 +237,11 @@ class Store(Protocol):
     async def turns(self, session_ids: Iterable[SessionId]) -> Mapping[SessionId, int]:
         """How many replies these calls have had, by their journals; calls without any are left out."""
 
-    async def append(self, entries: Iterable[Entry]) -> frozenset[SessionId]:
+    async def append(self, entries: Iterable[Entry]) -> Mapping[SessionId, int]:
         """Adds journal entries in one transaction, in this order, and tells `Changes` of every process.
 
-        Leaves out what comes from an older epoch than the call's own, and returns those calls: another socket has them.
+        Leaves out what comes from an older epoch than the call's own, and returns those calls with the epoch they have:
+        another socket carries them.
         """
 
     async def journal(self, session_id: SessionId, after: int = 0) -> Sequence[Entry]:

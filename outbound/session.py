@@ -462,9 +462,10 @@ class LiveCalls:
                 log.error("this process cannot say that it lives", reason=str(error))
             await asyncio.sleep(BEAT_EVERY.total_seconds())
 
-    def superseded(self, session_id: SessionId) -> None:
-        """The store takes nothing of this call any more: a newer socket has it."""
-        if (live := self._live.get(session_id)) is not None:
+    def superseded(self, session_id: SessionId, epoch: int) -> None:
+        """The store has refused what an older socket than that of `epoch` had to say."""
+        live = self._live.get(session_id)
+        if live is not None and live.call.epoch < epoch:
             live.give_way()
 
     async def leave(self) -> None:

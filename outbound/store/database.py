@@ -135,14 +135,14 @@ class Database:
         async with self._reading() as connection:
             return {SessionId(row.session_id): row.turns for row in await connection.execute(_turns_of(asked))}
 
-    async def append(self, entries: Iterable[Entry]) -> frozenset[SessionId]:
+    async def append(self, entries: Iterable[Entry]) -> Mapping[SessionId, int]:
         """Adds journal entries in one transaction, in this order. Raises CallNotFound where a call is not stored.
 
-        Leaves out what comes from an older epoch than the call's own, and returns those calls.
+        Leaves out what comes from an older epoch than the call's own, and returns those calls with the epoch they have.
         """
         entries = list(entries)
         if not entries:
-            return frozenset()
+            return {}
         appended_to = {entry.session_id for entry in entries}
         # The lock makes the order of numbers the order of commits: two processes that append to one call would
         # otherwise let a reader see the later number first and never ask for the earlier one. Taken in order of id,
@@ -159,10 +159,10 @@ class Database:
             if appended_to.difference(epochs):
                 raise CallNotFound("a journal entry belongs to no call")
             rows: list[dict[str, Any]] = []
-            late: set[SessionId] = set()
+            late: dict[SessionId, int] = {}
             for entry in entries:
                 if entry.epoch is not None and entry.epoch < epochs[entry.session_id]:
-                    late.add(entry.session_id)
+                    late[entry.session_id] = epochs[entry.session_id]
                 else:
                     rows.append(_to_line(entry))
             if rows:
@@ -172,7 +172,7 @@ class Database:
                     await connection.execute(
                         _NOTIFY, {"channel": CHANNEL, "payloads": dump_growth(self.process, grown)}
                     )
-        return frozenset(late)
+        return late
 
     async def journal(self, session_id: SessionId, after: int = 0) -> Sequence[Entry]:
         """The entries of a call with `seq` above `after`, in order; none for a call that is not stored."""

@@ -2,7 +2,7 @@
 
 import asyncio
 from collections import deque
-from collections.abc import Awaitable, Callable, Collection, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from contextlib import suppress
 from datetime import timedelta
 from itertools import islice
@@ -46,9 +46,9 @@ class JournalWriter:
 
     def __init__(
         self,
-        append: Callable[[Sequence[Entry]], Awaitable[Collection[SessionId]]],
+        append: Callable[[Sequence[Entry]], Awaitable[Mapping[SessionId, int]]],
         *,
-        superseded: Callable[[SessionId], None] = lambda _: None,
+        superseded: Callable[[SessionId, int], None] = lambda _, __: None,
         grown: Callable[[Collection[SessionId]], None] = lambda _: None,
         room: int = 100_000,
         close_within: timedelta = timedelta(seconds=5),
@@ -201,8 +201,8 @@ class JournalWriter:
             wait_s = min(2 * wait_s, _LAST_RETRY_S)
         try:
             self._grown({entry.session_id for entry in batch})
-            for session_id in refused:
-                self._superseded(session_id)
+            for session_id, epoch in refused.items():
+                self._superseded(session_id, epoch)
         except Exception as error:
             # Whoever is told must not end the task either, nor have the batch written again.
             _log.error("journal_growth_not_told", reason=type(error).__name__)

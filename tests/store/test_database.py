@@ -417,14 +417,14 @@ async def test_what_an_older_socket_says_is_left_out_and_its_call_returned(datab
         ]
     )
 
-    assert refused == {lost.session_id}
+    assert refused == {lost.session_id: 2}
     assert [entry.data["n"] for entry in await database.journal(lost.session_id)] == [1, 4, 7]
     assert [entry.data["n"] for entry in await database.journal(held.session_id)] == [3, 6]
 
 
 async def test_a_batch_of_nothing_but_an_older_socket_writes_nothing(database: Database) -> None:
     call = await database.create(a_call(epoch=2))
-    assert await database.append([an_entry(call, epoch=1)] * 2) == {call.session_id}
+    assert await database.append([an_entry(call, epoch=1)] * 2) == {call.session_id: 2}
     assert await database.journal(call.session_id) == []
 
 

@@ -1,7 +1,7 @@
 """The journal off the path of speech."""
 
 import asyncio
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from datetime import timedelta
 
 import pytest
@@ -30,14 +30,14 @@ class Book:
     def entries(self) -> list[Entry]:
         return [entry for batch in self.batches for entry in batch]
 
-    async def append(self, entries: Sequence[Entry]) -> frozenset[SessionId]:
+    async def append(self, entries: Sequence[Entry]) -> Mapping[SessionId, int]:
         if not self.open.is_set():
             self.refused.set()
             raise StoreUnavailable("the database is away")
         if any(entry.data.get("poison") for entry in entries):
             raise NotStorable("poison")
         self.batches.append(list(entries))
-        return frozenset()
+        return {}
 
     def shut(self) -> None:
         self.open.clear()
@@ -51,7 +51,7 @@ class SlowBook(Book):
         self.asked = asyncio.Event()
         self.answer = asyncio.Event()
 
-    async def append(self, entries: Sequence[Entry]) -> frozenset[SessionId]:
+    async def append(self, entries: Sequence[Entry]) -> Mapping[SessionId, int]:
         self.asked.set()
         await self.answer.wait()
         return await super().append(entries)
@@ -159,7 +159,7 @@ async def test_an_append_that_breaks_is_tried_again_and_its_words_are_not_logged
     book = Book()
     broken = [KeyError("my pin is 1234")]
 
-    async def append(entries: Sequence[Entry]) -> frozenset[SessionId]:
+    async def append(entries: Sequence[Entry]) -> Mapping[SessionId, int]:
         if broken:
             raise broken.pop()
         return await book.append(entries)
@@ -190,13 +190,13 @@ async def test_an_entry_that_can_never_be_written_does_not_hold_up_the_others(da
 async def test_before_a_flush_returns_it_is_told_who_was_superseded(database: Database) -> None:
     lost = await database.create(a_call(epoch=2))
     held = await database.create(a_call(epoch=2))
-    superseded: list[SessionId] = []
-    async with JournalWriter(database.append, superseded=superseded.append) as journal:
+    superseded: list[tuple[SessionId, int]] = []
+    async with JournalWriter(database.append, superseded=lambda *told: superseded.append(told)) as journal:
         journal.write(an_entry(lost, n=1, epoch=1))
         journal.write(an_entry(held, n=2, epoch=2))
         journal.write(an_entry(a_call("nobody")))
         await journal.flush()
-        assert superseded == [lost.session_id]
+        assert superseded == [(lost.session_id, 2)]
     assert await database.journal(lost.session_id) == []
     assert [entry.data["n"] for entry in await database.journal(held.session_id)] == [2]
 
