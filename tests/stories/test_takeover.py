@@ -96,6 +96,7 @@ class House:
     journal: JournalWriter
     live: LiveCalls
     agent: Polite
+    wires: list[Wire] = field(default_factory=list)
     talks: list[asyncio.Task[None]] = field(default_factory=list)
 
     async def opens(self) -> Wire:
@@ -103,6 +104,7 @@ class House:
         call = await self.live.take(SESSION)
         assert call is not None
         wire = Wire()
+        self.wires.append(wire)
         self.talks.append(asyncio.create_task(self.live.carry(call, wire)))
         return wire
 
@@ -171,8 +173,11 @@ async def furnished(tmp_path: Path) -> AsyncIterator[House]:
             yield house
             assert not checking.done(), "nobody tells the sockets of this process any more that they are superseded"
             checking.cancel()
-            for talk in house.talks:
-                talk.cancel()
+            # The store stays open until every talk has been written down.
+            house.store.is_away, house.store.gate = False, None
+            for wire in house.wires:
+                wire.breaks()
+            await within(house.all_talks())
 
 
 def now() -> datetime:
