@@ -52,7 +52,7 @@ demo() {
     SERVER=$!
     trap 'kill "$SERVER" 2>/dev/null || true' EXIT
     # +12025550106 is the callee who interrupts.
-    "$PYTHON" example_usage.py --server "http://127.0.0.1:$port" --api-key "$key" --wait 60 \
+    "$PYTHON" example_usage.py --server "http://127.0.0.1:$port" "--api-key=$key" --wait 60 \
         "${DEMO_NUMBER:-+12025550106}" &
     local client=$!
     while kill -0 "$client" 2>/dev/null; do

@@ -122,10 +122,11 @@ async def test_a_refusal_is_told_in_the_servers_words(tmp_path: Path, number: st
     assert len(outcome.told.splitlines()) == 1
 
 
-async def test_a_key_opens_a_server_that_asks_for_one(tmp_path: Path) -> None:
-    async with running(tmp_path, speed=40, api_keys="a-key") as house:
+@pytest.mark.parametrize(("key", "given"), [("a-key", ["--api-key", "a-key"]), ("-a-key", ["--api-key=-a-key"])])
+async def test_a_key_opens_a_server_that_asks_for_one(tmp_path: Path, key: str, given: list[str]) -> None:
+    async with running(tmp_path, speed=40, api_keys=key) as house:
         without = await call(house, BUSY)
-        with_key = await call(house, BUSY, "--api-key", "a-key")
+        with_key = await call(house, BUSY, *given)
     assert without.code == 1
     assert without.told.startswith("refused (401): send one of the server's API_KEYS")
     assert with_key.code == 3, with_key.told
