@@ -299,7 +299,7 @@ class LiveCall:
             await self._journal.flush()
             if self.superseded:
                 raise StoreUnavailable("another socket has the call")
-        except BaseException:
+        except BaseException:  # Also where it is cancelled: the tool will not run.
             del self._intents[intent]
             self._write_down(Kind.TOOL_DONE, {"intent": intent, "outcome": None, "in_doubt": False})
             raise

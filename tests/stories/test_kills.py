@@ -26,7 +26,7 @@ from outbound.simulator.line import Line
 from tests.agents.openai_server import Asked, Behaviour, OpenAIServer
 from tests.server import ACCOUNT_SID, AUTH_TOKEN, OWN_NUMBER
 from tests.stories.serving import FRESH_S, Kills, assert_true, is_ready, place, silences, whole
-from tests.stories.test_shutdown import CHECKOUT, STARTS_WITHIN_S, free_port
+from tests.stories.test_shutdown import CHECKOUT, STARTS_WITHIN_S, environment, free_port
 from tests.stories.waiting import until
 
 SPEED = 6.0
@@ -125,20 +125,14 @@ async def served(tmp_path: Path, database_url: str, workers: int) -> AsyncIterat
     bookings.touch()
     async with network.serve() as api_base_url, OpenAIServer() as model:
         model.decide(behave)
-        environment = {
+        settings = {
             **{name: os.environ[name] for name in ("PATH", "HOME", "LANG") if name in os.environ},
+            **environment(tmp_path, api_base_url, port),
             "CHECKOUT": str(CHECKOUT),
             "BOOKINGS": str(bookings),
             "BOOKING_TAKES_S": str(BOOKING_TAKES_S),
-            "CARRIER": "twilio",
-            "TWILIO_ACCOUNT_SID": ACCOUNT_SID,
-            "TWILIO_AUTH_TOKEN": AUTH_TOKEN,
-            "TWILIO_PHONE_NUMBER": OWN_NUMBER,
-            "TWILIO_API_BASE_URL": api_base_url,
-            "SERVER_BASE_URL": f"http://127.0.0.1:{port}",
-            "HOST": "127.0.0.1",
-            "PORT": str(port),
             "DATABASE_URL": database_url,
+            "DRAIN_TIMEOUT": "30",
             "LLM_MODEL": "openai:stand-in",
             "OPENAI_BASE_URL": model.base_url,
             "RATE_LIMIT": "10000/minute",
@@ -147,8 +141,8 @@ async def served(tmp_path: Path, database_url: str, workers: int) -> AsyncIterat
         }
         command = (sys.executable, str(Path(__file__).with_name("kill_server.py")), "--workers", str(workers))
         log = (tmp_path / "server.log").open("wb")
-        parent = await asyncio.create_subprocess_exec(*command, env=environment, stdout=log, stderr=log, stdin=DEVNULL)
-        base_url = environment["SERVER_BASE_URL"]
+        parent = await asyncio.create_subprocess_exec(*command, env=settings, stdout=log, stderr=log, stdin=DEVNULL)
+        base_url = settings["SERVER_BASE_URL"]
         try:
             async with httpx.AsyncClient(base_url=base_url, trust_env=False, timeout=30) as client:
                 running = Served(network, client, parent, bookings)
